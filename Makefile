@@ -1,0 +1,68 @@
+# Everything here works on a machine that has only Python >= 3.11 and make; it sets up its own environment in .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types floors docs docs-check e2e lock clean
+
+help: ## this list
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.runtime ## one real image through MCP, no cluster and no GPU; Ctrl-C to stop (ARGS=--once stops by itself)
+	@$(BIN)/python -m sidecar demo $(ARGS)
+
+test: $(VENV)/.dev ## all tests but the heavy real components; ARGS goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types floors docs-check test ## everything CI runs but make e2e
+
+lint: $(VENV)/.dev ## ruff: style and common mistakes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev ## mypy, strict
+	$(BIN)/mypy
+
+floors: $(VENV)/.dev ## import-linter: the floors of docs/architecture.md
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev ## write the generated tables into docs/
+	$(BIN)/python tools/generate_docs.py
+
+docs-check: $(VENV)/.dev ## the generated tables are up to date
+	$(BIN)/python tools/generate_docs.py --check
+
+e2e: $(VENV)/.dev .venv-e2e/.installed ## a real KServe server with a real diffusers pipeline (1.6 GB to install)
+	KSERVE_PYTHON=$(CURDIR)/.venv-e2e/bin/python $(BIN)/python -m pytest -m e2e -n 0 --timeout 300 tests/e2e
+
+lock: $(VENV)/.dev ## make the hashed requirement files anew from pyproject.toml
+	$(PIP) install --quiet uv
+	$(BIN)/uv pip compile $(LOCK_OPTIONS) pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile $(LOCK_OPTIONS) --group dev pyproject.toml -o requirements-dev.lock
+
+LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; say which with: make PYTHON=/path/to/python3.12 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.lock | $(VENV)/bin/python
+	$(PIP) install --quiet --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/.runtime
+
+.venv-e2e/.installed: tests/e2e/requirements.txt
+	@test -x .venv-e2e/bin/python || $(PYTHON) -m venv .venv-e2e
+	.venv-e2e/bin/python -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
+	@touch $@
+
+clean: ## remove environments and caches
+	rm -rf .venv .venv-e2e .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

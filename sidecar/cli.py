@@ -1,0 +1,149 @@
+"""The commands. Only this file and the demonstration read the process's environment and arguments."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+
+from sidecar import __version__
+from sidecar.config import LOOPBACK_HOSTS, Settings, read_settings, setting_rows
+from sidecar.errors import BadConfiguration
+
+EXIT_BAD_CONFIGURATION = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console command `mcp-image-sidecar`."""
+    options = build_parser().parse_args(arguments)
+    try:
+        sys.exit(options.command(options, os.environ))
+    except BadConfiguration as error:
+        for problem in error.problems:
+            print(f"mcp-image-sidecar: {problem}", file=sys.stderr)
+        sys.exit(EXIT_BAD_CONFIGURATION)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, also for the generated reference."""
+    parser = argparse.ArgumentParser(
+        prog="mcp-image-sidecar", description="An MCP server beside a KServe diffusers runtime."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add(commands, "serve", _serve, "run the sidecar from the environment")
+    demo = _add(
+        commands,
+        "demo",
+        _demo,
+        "start an embedded painter (no diffusion model) and the sidecar, make one image through MCP",
+    )
+    demo.add_argument("--once", action="store_true", help="stop after the image")
+    _add(commands, "stdio", _stdio, "the MCP server on standard input and output, images on a free loopback port")
+    _add(commands, "sweep", _sweep, "one clean-up pass, its result as one JSON line")
+    config = _add(commands, "config", _config, "every setting: variable, effective value, default, unit, meaning")
+    config.add_argument("--format", choices=("table", "json"), default="table")
+    _add(commands, "healthcheck", _healthcheck, "exit 0 when a sidecar running on this machine is ready, else 1")
+    return parser
+
+
+Command = Callable[[argparse.Namespace, Mapping[str, str]], int]
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, command: Command, text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _serve(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    settings = _ready_to_log(environment)
+    from sidecar.serving import serve
+
+    asyncio.run(serve(settings))
+    return 0
+
+
+def _ready_to_log(environment: Mapping[str, str]) -> Settings:
+    settings = read_settings(environment)
+    from sidecar.observe.logs import configure_logging
+
+    configure_logging(settings.log)
+    return settings
+
+
+def _demo(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    from sidecar.demo.run import demo
+
+    return asyncio.run(demo(environment, once=options.once))
+
+
+def _stdio(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    settings = _ready_to_log(environment)
+    from sidecar.stdio import serve_stdio
+
+    asyncio.run(serve_stdio(replace(settings, listen=replace(settings.listen, host="127.0.0.1", port=0))))
+    return 0
+
+
+def _sweep(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    settings = _ready_to_log(environment)
+    report = asyncio.run(_sweep_once(settings))
+    print(json.dumps(report))
+    return 1 if report["errors"] else 0
+
+
+async def _sweep_once(settings: Settings) -> dict[str, object]:
+    from sidecar.core.sweeper import Sweeper
+    from sidecar.observe.logs import EventLog
+    from sidecar.ports import SystemClock
+    from sidecar.storages.file import FileStorage
+
+    clock, observer = SystemClock(), EventLog()
+    store = FileStorage(settings.storage.path, max_bytes=settings.storage.max_bytes, clock=clock, observer=observer)
+    async with store.opened() as storage:
+        sweeper = Sweeper(storage, interval=settings.storage.cleanup_interval, clock=clock, observer=observer)
+        return asdict(await sweeper.sweep())
+
+
+def _config(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    """Print first, judge afterwards: the table is what one looks at when the start was refused."""
+    rows = setting_rows(environment)
+    if options.format == "json":
+        print(json.dumps({row.variable.name: row.effective for row in rows}, indent=2))
+    else:
+        width = max(60, shutil.get_terminal_size((100, 24)).columns)
+        for row in rows:
+            variable = row.variable
+            print(f"{variable.name} = {row.effective}")
+            print(f"    default {variable.default or '–'}, {variable.unit}; allowed: {variable.allowed}")
+            print(textwrap.fill(variable.meaning, width, initial_indent="    ", subsequent_indent="    "))
+    read_settings(environment)
+    return 0
+
+
+def _healthcheck(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    """Ask /readyz on loopback, or on the one address that LISTEN_HOST names."""
+    listen = read_settings(environment).listen
+    host = "127.0.0.1" if listen.host in ("0.0.0.0", "::", *LOOPBACK_HOSTS) else listen.host  # noqa: S104
+    connection = http.client.HTTPConnection(host, listen.port, timeout=3)
+    try:
+        connection.request("GET", "/readyz")
+        status = connection.getresponse().status
+    except OSError as error:
+        print(f"not reachable at {host}:{listen.port}: {error}", file=sys.stderr)
+        return 1
+    finally:
+        connection.close()
+    return 0 if status == 200 else 1

@@ -1,0 +1,34 @@
+"""The environment, parsed once into frozen groups.
+
+`VARIABLES` is the only list of settings: `read_settings` parses by it, `mcp-image-sidecar config` prints it, and
+docs/configuration.md is generated from it.
+"""
+
+from sidecar.config.reading import SettingRow, read_settings, setting_rows
+from sidecar.config.settings import (
+    LOOPBACK_HOSTS,
+    ListenSettings,
+    LogSettings,
+    ModelSettings,
+    ResultMode,
+    Secret,
+    Settings,
+    StorageSettings,
+)
+from sidecar.config.variables import VARIABLES, Variable
+
+__all__ = [
+    "LOOPBACK_HOSTS",
+    "VARIABLES",
+    "ListenSettings",
+    "LogSettings",
+    "ModelSettings",
+    "ResultMode",
+    "Secret",
+    "SettingRow",
+    "Settings",
+    "StorageSettings",
+    "Variable",
+    "read_settings",
+    "setting_rows",
+]

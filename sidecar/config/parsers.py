@@ -1,0 +1,127 @@
+"""What a setting's text may be: each parser is a total function from text to a value or a ValueError."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+DURATION_ALLOWED = "seconds, or a number with s, m, h or d, such as 90s, 15m, 24h, 7d"
+SIZE_ALLOWED = "bytes, or a number with KiB, MiB, GiB or TiB, such as 64MiB"
+
+_DURATION_UNITS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+_MODEL_PATH = re.compile(r"(?P<base>/.*)?/v1/models/(?P<name>[A-Za-z0-9._-]{1,63})(:predict)?", re.ASCII)
+_LONGEST_DURATION = 100 * 365 * 86400
+
+
+def duration(text: str) -> float:
+    """Seconds from `90`, `90s`, `15m`, `24h`, `7d`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", text, re.ASCII)
+    if match is None:
+        raise ValueError
+    seconds = float(match[1]) * _DURATION_UNITS[match[2] or ""]
+    if seconds > _LONGEST_DURATION:
+        raise ValueError
+    return seconds
+
+
+def positive_duration(text: str) -> float:
+    seconds = duration(text)
+    if seconds <= 0:
+        raise ValueError
+    return seconds
+
+
+def duration_or_never(text: str) -> float | None:
+    """Like `duration`; 0 means never."""
+    return duration(text) or None
+
+
+def size(text: str) -> int:
+    """Bytes from `1024`, `64KiB`, `32MiB`, `2GiB`."""
+    match = re.fullmatch(r"(\d+)(KiB|MiB|GiB|TiB)?", text, re.ASCII)
+    if match is None or int(match[1]) == 0:
+        raise ValueError
+    return int(match[1]) * _SIZE_UNITS[match[2] or ""]
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not least <= int(text) <= most:
+            raise ValueError
+        return int(text)
+
+    return parse
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError
+        return text
+
+    return parse
+
+
+def pixel_size(text: str) -> tuple[int, int]:
+    """Width and height from `1024x768`, each 64 to 2048 in multiples of 8."""
+    match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text, re.ASCII)
+    sides = (int(match[1]), int(match[2])) if match else (0, 0)
+    if any(side % 8 or not 64 <= side <= 2048 for side in sides):
+        raise ValueError
+    return sides
+
+
+def model_url(text: str) -> str:
+    """A KServe v1 model's URL, without `:predict`."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError
+    _ = parts.port  # raises ValueError for a port that is none
+    if _MODEL_PATH.fullmatch(parts.path) is None:
+        raise ValueError
+    return text.removesuffix(":predict")
+
+
+def base_url(text: str) -> str:
+    """An absolute http(s) URL without query, fragment, credentials or trailing slash."""
+    parts = urlsplit(text)
+    _ = parts.port
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError
+    return text.rstrip("/")
+
+
+def host_list(text: str) -> tuple[str, ...]:
+    hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    pattern = r"\*|([a-z0-9._-]+|\[[0-9a-f:.]+\])(:(\d{1,5}|\*))?"
+    if not hosts or not all(re.fullmatch(pattern, host, re.ASCII) for host in hosts):
+        raise ValueError
+    return tuple(host.removesuffix(":*") for host in hosts)
+
+
+def origin_list(text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip().lower().rstrip("/") for part in text.split(",") if part.strip())
+    if not origins or not all(re.fullmatch(r"https?://[^/\s@?#]+", origin) for origin in origins):
+        raise ValueError
+    return origins
+
+
+def existing_file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise ValueError
+    return path
+
+
+def absolute_directory(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute() or "\0" in text:
+        raise ValueError
+    return path
+
+
+def any_text(text: str) -> str:
+    return text

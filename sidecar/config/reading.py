@@ -1,0 +1,126 @@
+"""The environment into settings, every wrong value told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sidecar.config.models_file import model_name, read_models_file
+from sidecar.config.settings import (
+    LOOPBACK_HOSTS,
+    ListenSettings,
+    LogSettings,
+    ModelSettings,
+    Secret,
+    Settings,
+    StorageSettings,
+)
+from sidecar.config.variables import VARIABLES, Variable
+from sidecar.errors import BadConfiguration, bounded
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRow:
+    """One line of the reference: a variable and what it is set to here."""
+
+    variable: Variable
+    effective: str
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Parse every variable. Raises BadConfiguration with a line for each wrong one, all at once."""
+    problems: list[str] = []
+    values = {variable.name: _read(variable, environment, problems) for variable in VARIABLES}
+    models = _read_models(values, problems)
+    if problems:
+        raise BadConfiguration(problems)
+    return Settings(
+        listen=_listen(values, models),
+        models=models,
+        storage=StorageSettings(
+            path=values["STORAGE_PATH"],
+            image_ttl=values["IMAGE_TTL"],
+            max_bytes=values["STORAGE_MAX_BYTES"],
+            cleanup_interval=values["CLEANUP_INTERVAL"],
+            max_image_bytes=values["MAX_IMAGE_BYTES"],
+            cache_max_age=values["IMAGE_CACHE_MAX_AGE"],
+        ),
+        result_mode=values["RESULT_MODE"],
+        log=LogSettings(level=values["LOG_LEVEL"], format=values["LOG_FORMAT"]),
+    )
+
+
+def setting_rows(environment: Mapping[str, str]) -> list[SettingRow]:
+    """The reference table for this environment, secrets masked. Wrong values are shown as they are."""
+    return [SettingRow(variable, _effective(variable, environment)) for variable in VARIABLES]
+
+
+def _effective(variable: Variable, environment: Mapping[str, str]) -> str:
+    given = environment.get(variable.name) or None
+    if variable.secret:
+        file = environment.get(f"{variable.name}_FILE")
+        return "***" if given else f"from {file}" if file else "–"
+    return given or variable.default or "–"
+
+
+def _read(variable: Variable, environment: Mapping[str, str], problems: list[str]) -> Any:
+    if variable.secret:
+        return _read_secret(variable, environment, problems)
+    text = environment.get(variable.name) or variable.default
+    if text is None:
+        return None
+    try:
+        return variable.parse(text)
+    except (ValueError, OSError):
+        problems.append(f"{variable.name}: {bounded(text, 120)!r} was given; allowed: {variable.allowed}")
+        return None
+
+
+def _read_secret(variable: Variable, environment: Mapping[str, str], problems: list[str]) -> Secret | None:
+    text, file = environment.get(variable.name), environment.get(f"{variable.name}_FILE")
+    if text and file:
+        problems.append(f"{variable.name}: given twice; allowed: {variable.name} or {variable.name}_FILE, not both")
+    if file:
+        if not Path(file).is_file():
+            problems.append(
+                f"{variable.name}_FILE: {bounded(file, 120)!r} was given; allowed: the path of an existing file"
+            )
+        return Secret(file=Path(file))
+    return Secret(text=text) if text else None
+
+
+def _listen(values: Mapping[str, Any], models: tuple[ModelSettings, ...]) -> ListenSettings:
+    public: str | None = values["PUBLIC_BASE_URL"]
+    public_hosts = (urlsplit(public).netloc.lower(),) if public else ()
+    public_origins = ("://".join(urlsplit(public)[:2]).lower(),) if public else ()
+    grace = values["SHUTDOWN_GRACE"]
+    return ListenSettings(
+        host=values["LISTEN_HOST"],
+        port=values["LISTEN_PORT"],
+        metrics_port=values["METRICS_LISTEN_PORT"],
+        public_base_url=public,
+        allowed_hosts=(*LOOPBACK_HOSTS, *public_hosts, *(values["ALLOWED_HOSTS"] or ())),
+        allowed_origins=(*public_origins, *(values["ALLOWED_ORIGINS"] or ())),
+        shutdown_grace=max(model.timeout for model in models) + 10 if grace is None else grace,
+    )
+
+
+def _read_models(values: Mapping[str, Any], problems: list[str]) -> tuple[ModelSettings, ...]:
+    defaults: dict[str, Any] = {
+        "profile": values["RUNTIME_PROFILE"],
+        "concurrency": values["RUNTIME_CONCURRENCY"],
+        "queue_limit": values["QUEUE_LIMIT"],
+        "timeout": values["RUNTIME_TIMEOUT"],
+        "default_size": values["DEFAULT_IMAGE_SIZE"],
+        "token": values["KSERVE_TOKEN"],
+        "ca_file": values["KSERVE_CA_FILE"],
+    }
+    if values["MODELS_FILE"] is not None:
+        return read_models_file(values["MODELS_FILE"], defaults, problems)
+    endpoint = values["KSERVE_ENDPOINT"]
+    if endpoint is None:  # already among the problems
+        return ()
+    return (ModelSettings(name=model_name(endpoint), endpoint=endpoint, **defaults),)

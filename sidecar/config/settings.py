@@ -1,0 +1,82 @@
+"""The settings as frozen groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+ResultMode = Literal["link", "thumbnail", "full"]
+Profile = Literal["diffusers", "diffusers-seed"]
+LogFormat = Literal["json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret given directly or by a file, which is read again at each use so that it may rotate."""
+
+    text: str | None = None
+    file: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Secret(file={self.file})" if self.file else "Secret(***)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """One model at one runtime. `timeout` in seconds, `default_size` in pixels."""
+
+    name: str
+    endpoint: str
+    profile: Profile = "diffusers"
+    concurrency: int = 1
+    queue_limit: int = 16
+    timeout: float = 300.0
+    default_size: tuple[int, int] = (512, 512)
+    extra_parameters: Mapping[str, Any] = field(default_factory=dict)
+    token: Secret | None = None
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenSettings:
+    host: str
+    port: int
+    metrics_port: int | None
+    public_base_url: str | None
+    allowed_hosts: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
+    shutdown_grace: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageSettings:
+    """Times in seconds (`image_ttl` None keeps images for ever), sizes in bytes (`max_bytes` None is unbounded)."""
+
+    path: Path
+    image_ttl: float | None
+    max_bytes: int | None
+    cleanup_interval: float
+    max_image_bytes: int
+    cache_max_age: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    level: LogLevel
+    format: LogFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything the sidecar was told. The first model is the default one."""
+
+    listen: ListenSettings
+    models: tuple[ModelSettings, ...]
+    storage: StorageSettings
+    result_mode: ResultMode
+    log: LogSettings

@@ -1,0 +1,253 @@
+"""Every environment variable: the only list of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sidecar.config import parsers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variable:
+    """One setting. `parse` raises ValueError; `allowed` completes the sentence "allowed: …"."""
+
+    name: str
+    default: str | None
+    parse: Callable[[str], Any]
+    allowed: str
+    unit: str
+    meaning: str
+    secret: bool = False
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable(
+        name="LISTEN_HOST",
+        default="127.0.0.1",
+        parse=parsers.any_text,
+        allowed="a host name or address",
+        unit="address",
+        meaning="Where it listens. Loopback by default; a container sets 0.0.0.0 so that the pod's Service reaches it.",
+    ),
+    Variable(
+        name="LISTEN_PORT",
+        default="8000",
+        parse=parsers.whole_number(0, 65535),
+        allowed="0 to 65535 (0: any free port)",
+        unit="port",
+        meaning="The port for MCP, images and health.",
+    ),
+    Variable(
+        name="METRICS_LISTEN_PORT",
+        default=None,
+        parse=parsers.whole_number(0, 65535),
+        allowed="0 to 65535",
+        unit="port",
+        meaning="Serve /metrics and /metrics/runtime on a port of their own instead of LISTEN_PORT. "
+        "Unset: on LISTEN_PORT.",
+    ),
+    Variable(
+        name="KSERVE_ENDPOINT",
+        default="http://localhost:8080/v1/models/stable-diffusion",
+        parse=parsers.model_url,
+        allowed="http(s)://HOST[:PORT]/v1/models/NAME",
+        unit="URL",
+        meaning="The model's URL as KServe serves it; `:predict` is added.",
+    ),
+    Variable(
+        name="KSERVE_TOKEN",
+        default=None,
+        parse=parsers.any_text,
+        allowed="a bearer token",
+        unit="text",
+        secret=True,
+        meaning="Bearer token for a runtime elsewhere. Prefer KSERVE_TOKEN_FILE: a file is read at each call, "
+        "so the token may rotate.",
+    ),
+    Variable(
+        name="KSERVE_CA_FILE",
+        default=None,
+        parse=parsers.existing_file,
+        allowed="the path of an existing PEM file",
+        unit="path",
+        meaning="Certificate authorities to trust for an https KSERVE_ENDPOINT. Unset: the system's.",
+    ),
+    Variable(
+        name="MODELS_FILE",
+        default=None,
+        parse=parsers.existing_file,
+        allowed="the path of an existing YAML file",
+        unit="path",
+        meaning="Several models in one YAML file (docs/configuration.md shows its form). Set, it replaces "
+        "KSERVE_ENDPOINT; the other variables are its models' defaults.",
+    ),
+    Variable(
+        name="RUNTIME_PROFILE",
+        default="diffusers",
+        parse=parsers.one_of("diffusers", "diffusers-seed"),
+        allowed="diffusers, diffusers-seed",
+        unit="name",
+        meaning="Which parameters the runtime takes. diffusers: pipeline keywords only, no seed. "
+        "diffusers-seed: a `seed` key too, which makes images repeatable.",
+    ),
+    Variable(
+        name="DEFAULT_IMAGE_SIZE",
+        default="512x512",
+        parse=parsers.pixel_size,
+        allowed="WIDTHxHEIGHT in pixels, each 64 to 2048 in multiples of 8",
+        unit="pixels",
+        meaning="What the model paints when no size is sent. An aspect ratio keeps this area; "
+        "1024x1024 for SDXL and its kin.",
+    ),
+    Variable(
+        name="RUNTIME_TIMEOUT",
+        default="300s",
+        parse=parsers.positive_duration,
+        allowed=parsers.DURATION_ALLOWED + ", more than 0",
+        unit="seconds",
+        meaning="How long a caller waits for the runtime. The runtime's slot stays taken until it really answers, "
+        "and a late image is stored all the same.",
+    ),
+    Variable(
+        name="RUNTIME_CONCURRENCY",
+        default="1",
+        parse=parsers.whole_number(1, 64),
+        allowed="1 to 64",
+        unit="predicts",
+        meaning="Predicts in flight at the runtime of one model. One GPU: 1.",
+    ),
+    Variable(
+        name="QUEUE_LIMIT",
+        default="16",
+        parse=parsers.whole_number(0, 10000),
+        allowed="0 to 10000",
+        unit="generations",
+        meaning="Generations waiting per model before new ones are refused.",
+    ),
+    Variable(
+        name="SHUTDOWN_GRACE",
+        default=None,
+        parse=parsers.duration,
+        allowed=parsers.DURATION_ALLOWED,
+        unit="seconds",
+        meaning="How long generations in flight may finish after SIGTERM. Unset: RUNTIME_TIMEOUT + 10 s. "
+        "terminationGracePeriodSeconds must be longer.",
+    ),
+    Variable(
+        name="STORAGE_BACKEND",
+        default="file",
+        parse=parsers.one_of("file"),
+        allowed="file",
+        unit="name",
+        meaning="Where images live: `file` is a directory (emptyDir or PVC).",
+    ),
+    Variable(
+        name="STORAGE_PATH",
+        default="/tmp/mcp-images",  # noqa: S108 - made for the sidecar's container, where /tmp is its own
+        parse=parsers.absolute_directory,
+        allowed="an absolute path",
+        unit="path",
+        meaning="Directory of the file store (emptyDir or PVC mount).",
+    ),
+    Variable(
+        name="STORAGE_MAX_BYTES",
+        default=None,
+        parse=parsers.size,
+        allowed=parsers.SIZE_ALLOWED,
+        unit="bytes",
+        meaning="Bound of the file store; room is reserved before the runtime is called. Unset: the volume's own. "
+        "An emptyDir's sizeLimit must be larger.",
+    ),
+    Variable(
+        name="IMAGE_TTL",
+        default="24h",
+        parse=parsers.duration_or_never,
+        allowed=parsers.DURATION_ALLOWED + "; 0 keeps for ever",
+        unit="seconds",
+        meaning="Life of an image; 0 keeps it for ever. An image keeps the life it was made with.",
+    ),
+    Variable(
+        name="CLEANUP_INTERVAL",
+        default="5m",
+        parse=parsers.positive_duration,
+        allowed=parsers.DURATION_ALLOWED + ", more than 0",
+        unit="seconds",
+        meaning="Time between clean-up passes.",
+    ),
+    Variable(
+        name="MAX_IMAGE_BYTES",
+        default="64MiB",
+        parse=parsers.size,
+        allowed=parsers.SIZE_ALLOWED,
+        unit="bytes",
+        meaning="Largest image accepted from a runtime.",
+    ),
+    Variable(
+        name="IMAGE_CACHE_MAX_AGE",
+        default="5m",
+        parse=parsers.duration,
+        allowed=parsers.DURATION_ALLOWED,
+        unit="seconds",
+        meaning="How long a browser may keep an image without asking again; never longer than the image lives.",
+    ),
+    Variable(
+        name="PUBLIC_BASE_URL",
+        default=None,
+        parse=parsers.base_url,
+        allowed="http(s)://HOST[:PORT][/PATH]",
+        unit="URL",
+        meaning="What image URLs start with (Service, ingress, CDN). Unset: the Host of the MCP request.",
+    ),
+    Variable(
+        name="ALLOWED_HOSTS",
+        default=None,
+        parse=parsers.host_list,
+        allowed="comma-separated host names, each with any port or as name:port; * allows all",
+        unit="list",
+        meaning="Host headers answered besides loopback and PUBLIC_BASE_URL's (DNS-rebinding protection of everything "
+        "but probes, metrics and images). `name` matches with any port.",
+    ),
+    Variable(
+        name="ALLOWED_ORIGINS",
+        default=None,
+        parse=parsers.origin_list,
+        allowed="comma-separated origins such as https://chat.example.org",
+        unit="list",
+        meaning="Browser origins that may call unsafe methods besides this server's own.",
+    ),
+    Variable(
+        name="RESULT_MODE",
+        default="thumbnail",
+        parse=parsers.one_of("link", "thumbnail", "full"),
+        allowed="link, thumbnail, full",
+        unit="name",
+        meaning="What a result carries besides text and link: nothing, a small WebP, or the whole image where it fits "
+        "a message. A call's `result` argument overrides it.",
+    ),
+    Variable(
+        name="AUTH_MODE",
+        default="none",
+        parse=parsers.one_of("none"),
+        allowed="none",
+        unit="name",
+        meaning="Who may call. This version has no authentication of its own: put it behind one.",
+    ),
+    Variable(
+        name="LOG_LEVEL",
+        default="info",
+        parse=parsers.one_of("debug", "info", "warning", "error"),
+        allowed="debug, info, warning, error",
+        unit="name",
+        meaning="What is logged. Prompts appear at debug only.",
+    ),
+    Variable(
+        name="LOG_FORMAT",
+        default="json",
+        parse=parsers.one_of("json", "console"),
+        allowed="json, console",
+        unit="name",
+        meaning="json for collectors, console for people.",
+    ),
+)

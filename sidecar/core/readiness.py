@@ -1,0 +1,106 @@
+"""What the health routes say: looked at in the background, so that a probe never waits for a disk or a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sidecar.core.generation import Lane
+from sidecar.errors import SidecarError
+from sidecar.events import RuntimeSeen
+from sidecar.ports import Clock, Observer, Readiness, Storage
+
+PROBE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One entry of a health answer."""
+
+    status: str
+    detail: str = ""
+
+
+class StorageWatch:
+    """Whether the store can be written."""
+
+    def __init__(self, storage: Storage, clock: Clock) -> None:
+        self._storage = storage
+        self._clock = clock
+        self.check = Check("unknown", "not yet tried")
+        self.was_writable = False
+
+    async def run(self) -> None:
+        while True:
+            await self.look()
+            await self._clock.sleep(PROBE_SECONDS)
+
+    async def look(self) -> None:
+        try:
+            await self._storage.check()
+        except SidecarError as error:
+            self.check = Check("degraded", error.message)
+        else:
+            self.check = Check("ok")
+            self.was_writable = True
+
+
+class RuntimeWatch:
+    """Whether one model's runtime is ready. A predict may block the runtime's probes, so silence then means busy."""
+
+    def __init__(self, lane: Lane, clock: Clock, observer: Observer) -> None:
+        self._lane = lane
+        self._clock = clock
+        self._observer = observer
+        self.check = Check("unknown", "not yet asked")
+        self.was_ready = False
+
+    @property
+    def ready(self) -> bool:
+        return self.check.status in ("ok", "busy")
+
+    async def run(self) -> None:
+        while True:
+            await self.look()
+            await self._clock.sleep(PROBE_SECONDS)
+
+    async def look(self) -> None:
+        seen = await self._lane.runtime.readiness()
+        before = self.check.status
+        self.check = self._judge(seen)
+        if self.ready:
+            self.was_ready = True
+        elif before in ("ok", "busy"):
+            self._lane.runtime.forget()
+        self._observer(RuntimeSeen(model=self._lane.settings.name, ready=self.ready, detail=self.check.detail))
+
+    def _judge(self, seen: Readiness) -> Check:
+        if seen.ready:
+            return Check("ok")
+        if not seen.reached and self._lane.queue.in_flight and self.check.status in ("ok", "busy"):
+            return Check("busy", "does not answer probes while it works")
+        return Check("not ready", seen.detail)
+
+
+class Health:
+    """The three probes, each a verdict and its checks by name."""
+
+    def __init__(self, storage: StorageWatch, runtimes: Mapping[str, RuntimeWatch]) -> None:
+        self._storage = storage
+        self._runtimes = runtimes
+        self.stopping = False
+
+    @property
+    def checks(self) -> dict[str, Check]:
+        runtimes = {f"runtime/{model}": watch.check for model, watch in self._runtimes.items()}
+        return {"storage": self._storage.check, **runtimes}
+
+    @property
+    def started(self) -> bool:
+        """Whether the store was writable once and every runtime ready once."""
+        return self._storage.was_writable and all(watch.was_ready for watch in self._runtimes.values())
+
+    @property
+    def ready(self) -> bool:
+        """A store in trouble only degrades: what can still be served stays reachable."""
+        return not self.stopping and self.started and any(watch.ready for watch in self._runtimes.values())

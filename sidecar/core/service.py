@@ -1,0 +1,252 @@
+"""The use cases: generate, show, make a thumbnail of, delete. Knows only ports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+from sidecar.config import StorageSettings
+from sidecar.core.generation import Generation, Lane, Predict
+from sidecar.domain import (
+    ANONYMOUS,
+    GeneratedImage,
+    GenerationRequest,
+    ImageId,
+    ImageRecord,
+    StoredImage,
+    expiry,
+)
+from sidecar.errors import InvalidRequest, ShuttingDown, SidecarError, StorageFailure
+from sidecar.events import GenerationEnded, ImageLost, ImageStored, PredictEnded, PredictStarted
+from sidecar.ports import Clock, Observer, StagedFile, Storage, Thumbnailer
+
+THUMBNAIL_PIXELS = 512
+THUMBNAIL_BYTES = 75_000  # 100,000 characters in base64
+_CACHED_THUMBNAIL_BYTES = 4 * 1024 * 1024
+
+
+class ImageService:
+    """Holds the lanes, one per model, and every predict in flight."""
+
+    def __init__(
+        self,
+        *,
+        lanes: Mapping[str, Lane],
+        storage: Storage,
+        thumbnailer: Thumbnailer,
+        settings: StorageSettings,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        self.lanes = lanes
+        self._storage = storage
+        self._thumbnailer = thumbnailer
+        self._settings = settings
+        self._clock = clock
+        self._observer = observer
+        self._predicts: set[asyncio.Task[StoredImage]] = set()
+        self._thumbnails = _ByteCache(_CACHED_THUMBNAIL_BYTES)
+        self._thumbnails_under_way: dict[ImageId, asyncio.Task[bytes]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    # --- generating ---------------------------------------------------------------------------------------------------
+
+    def lane(self, model: str | None) -> Lane:
+        """The lane of a model by name, the default one for None. Raises InvalidRequest naming the models there are."""
+        if model is None:
+            return next(iter(self.lanes.values()))
+        if model not in self.lanes:
+            raise InvalidRequest(f"model: there is no model of this name; available: {', '.join(self.lanes)}")
+        return self.lanes[model]
+
+    def submit(self, requests: Sequence[GenerationRequest], owner: str = ANONYMOUS) -> Generation:
+        """Queue one generation of one image per request, all of one model.
+
+        Raises QueueFull, StorageFull or ShuttingDown before any work is begun.
+        """
+        lane = self.lane(requests[0].model)
+        try:
+            return self._submit(lane, requests, owner)
+        except SidecarError as error:
+            self._observer(
+                GenerationEnded(model=lane.settings.name, outcome="rejected", seconds=0.0, reason=error.reason)
+            )
+            raise
+
+    def _submit(self, lane: Lane, requests: Sequence[GenerationRequest], owner: str) -> Generation:
+        if self.draining:
+            raise ShuttingDown("The sidecar is shutting down and takes no new generations.", retry_after=30)
+        with ExitStack() as undo:
+            reservations = [
+                undo.enter_context(self._storage.reserve(self._expected_bytes(lane, request))) for request in requests
+            ]
+            place = lane.queue.join(len(requests), retry_after=lane.retry_after)
+            rooms = undo.pop_all()
+        del reservations
+        predicts = [self._begin(lane, place.next_turn(), request, owner) for request in requests]
+        whole = asyncio.gather(*(predict.task for predict in predicts), return_exceptions=True)
+        whole.add_done_callback(lambda _: rooms.close())
+        return Generation(lane, place, predicts, self._clock, self._observer)
+
+    def _expected_bytes(self, lane: Lane, request: GenerationRequest) -> int:
+        """What an image of this size takes at most as four uncompressed channels of eight bits."""
+        width, height = lane.settings.default_size
+        return min(self._settings.max_image_bytes, 4 * (request.width or width) * (request.height or height) + 65536)
+
+    def _begin(self, lane: Lane, turn: asyncio.Future[None], request: GenerationRequest, owner: str) -> Predict:
+        predict = Predict(ImageId.new(self._clock.now(), owner), request, turn)
+        predict.task = asyncio.create_task(self._make(lane, predict, owner), name=f"predict {predict.image_id}")
+        self._predicts.add(predict.task)
+        self._idle.clear()
+        predict.task.add_done_callback(lambda task: self._ended(predict, task))
+        return predict
+
+    def _ended(self, predict: Predict, task: asyncio.Task[StoredImage]) -> None:
+        self._predicts.discard(task)
+        if not self._predicts:
+            self._idle.set()
+        error = predict.error  # also marks the task's exception as seen
+        if predict.abandoned and predict.started is not None and error is not None:
+            reason = error.reason if isinstance(error, SidecarError) else "internal"
+            self._observer(ImageLost(model=predict.request.model, reason=reason, message=str(error)))
+
+    async def _make(self, lane: Lane, predict: Predict, owner: str) -> StoredImage:
+        queued = self._clock.monotonic()
+        await _slot(lane, predict.turn)
+        predict.started = self._clock.monotonic()
+        waited = predict.started - queued
+        self._observer(PredictStarted(model=lane.settings.name, waited=waited))
+        with ExitStack() as slot:
+            slot.callback(lane.queue.release)
+            expected = self._expected_bytes(lane, predict.request)
+            async with self._storage.stage(predict.image_id, expected) as staged:
+                image, seconds = await self._predict(lane, predict, staged)
+                slot.close()  # the runtime is free; storing need not hold it up
+                record = self._record(predict, image, owner, waited, seconds)
+                stored = await self._storage.commit(image, record)
+        self._observer(ImageStored(backend=self._storage.backend, record=record, late=predict.abandoned))
+        return stored
+
+    async def _predict(self, lane: Lane, predict: Predict, staged: StagedFile) -> tuple[GeneratedImage, float]:
+        started = self._clock.monotonic()
+        outcome = "internal"
+        try:
+            image = await lane.runtime.generate(predict.request, staged)
+            outcome = "completed"
+            lane.recent_seconds.append(self._clock.monotonic() - started)
+        except SidecarError as error:
+            outcome = error.reason
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            seconds = self._clock.monotonic() - started
+            self._observer(PredictEnded(model=lane.settings.name, outcome=outcome, seconds=seconds))
+        return image, seconds
+
+    def _record(
+        self, predict: Predict, image: GeneratedImage, owner: str, waited: float, seconds: float
+    ) -> ImageRecord:
+        created = predict.image_id.created
+        return ImageRecord(
+            image_id=predict.image_id,
+            owner=owner,
+            request=predict.request,
+            picture=image.picture,
+            size_bytes=image.size_bytes,
+            sha256=image.sha256,
+            seed_applied=image.seed_applied,
+            dropped_parameters=image.dropped_parameters,
+            created=created,
+            expires=expiry(self._clock.now(), self._settings.image_ttl),
+            queue_seconds=waited,
+            runtime_seconds=seconds,
+        )
+
+    # --- ending -------------------------------------------------------------------------------------------------------
+
+    async def drained(self) -> None:
+        """Return once nothing is queued or in flight."""
+        await self._idle.wait()
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new generations, let those under way finish within `grace` seconds, then give up the rest."""
+        self.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self.drained()
+        rest = list(self._predicts)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    # --- showing ------------------------------------------------------------------------------------------------------
+
+    async def get(self, image_id: ImageId) -> StoredImage:
+        """Raises ImageNotFound for unknown and expired images, StorageFailure for a store in trouble."""
+        return await self._storage.get(image_id)
+
+    async def thumbnail(self, image_id: ImageId, max_bytes: int = THUMBNAIL_BYTES) -> bytes:
+        """A WebP of at most 512 px and `max_bytes`, made the first time somebody wants it.
+
+        Raises ImageNotFound, UndecodablePicture or StorageFailure.
+        """
+        stored = await self._storage.get(image_id)  # an expired image has no thumbnail either
+        data = self._thumbnails.get(image_id)
+        if data is None:
+            task = self._thumbnails_under_way.get(image_id)
+            if task is None:
+                task = asyncio.create_task(self._make_thumbnail(stored))
+                self._thumbnails_under_way[image_id] = task
+                task.add_done_callback(lambda _: self._thumbnails_under_way.pop(image_id))
+            data = await asyncio.shield(task)
+        if len(data) > max_bytes:
+            return await self._thumbnailer.thumbnail(data, pixels=THUMBNAIL_PIXELS, max_bytes=max_bytes)
+        return data
+
+    async def _make_thumbnail(self, stored: StoredImage) -> bytes:
+        image_id = stored.record.image_id
+        data = await self._storage.thumbnail(image_id)
+        if data is None:
+            data = await self._thumbnailer.thumbnail(stored.path, pixels=THUMBNAIL_PIXELS, max_bytes=THUMBNAIL_BYTES)
+            with contextlib.suppress(StorageFailure):  # a full disk still shows what is there
+                await self._storage.put_thumbnail(image_id, data)
+        self._thumbnails.put(image_id, data)
+        return data
+
+
+async def _slot(lane: Lane, turn: asyncio.Future[None]) -> None:
+    """Wait for the turn; a slot that came in the moment of cancellation is given back."""
+    try:
+        await turn
+    except asyncio.CancelledError:
+        if turn.done() and not turn.cancelled():
+            lane.queue.release()
+        raise
+
+
+class _ByteCache:
+    """The most recently used thumbnails, bounded by their bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._entries: OrderedDict[ImageId, bytes] = OrderedDict()
+
+    def get(self, image_id: ImageId) -> bytes | None:
+        data = self._entries.get(image_id)
+        if data is not None:
+            self._entries.move_to_end(image_id)
+        return data
+
+    def put(self, image_id: ImageId, data: bytes) -> None:
+        self._size += len(data) - len(self._entries.pop(image_id, b""))
+        self._entries[image_id] = data
+        while self._size > self._limit:
+            self._size -= len(self._entries.popitem(last=False)[1])

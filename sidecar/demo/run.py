@@ -1,0 +1,123 @@
+"""`mcp-image-sidecar demo`: the painter in a process of its own, the sidecar, one image made by a real MCP client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from mcp.client import Client
+
+from sidecar.config import Settings, read_settings
+from sidecar.demo.painter import DISCLAIMER
+from sidecar.observe.logs import configure_logging
+from sidecar.serving import drain, running
+
+PROMPT = "a lighthouse on a cliff at dawn, soft light, wide view"
+_PORTS_TO_TRY = 50
+
+
+async def demo(environment: Mapping[str, str], *, once: bool) -> int:
+    """Show the whole way of an image; serve on until Ctrl-C unless `once`. The exit code."""
+    defaults = {"LOG_FORMAT": "console", "LOG_LEVEL": "warning", "RUNTIME_PROFILE": "diffusers-seed"}
+    async with _painter() as endpoint:
+        settings = read_settings({**defaults, **environment, "KSERVE_ENDPOINT": endpoint, "MODELS_FILE": ""})
+        configure_logging(settings.log)
+        settings = replace(settings, listen=replace(settings.listen, port=_free_port(settings)))
+        async with running(settings) as sidecar:
+            _say(f"The sidecar listens at {sidecar.url}, beside a {DISCLAIMER}.")
+            image = await _make_one(f"{sidecar.url}/mcp")
+            _say(_how_to_connect(sidecar.url, image))
+            stop = asyncio.Event()
+            if not once:
+                _say("Serving until Ctrl-C.")
+                await _interrupted(stop)
+            await drain(sidecar, settings, stop)
+    return 0
+
+
+async def _make_one(url: str) -> str:
+    """Generate one image as any MCP client would; its URL."""
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        _say(f"  … {message}")
+
+    _say(f'Calling generate_image through MCP: "{PROMPT}"')
+    async with Client(url) as client:
+        result = await client.call_tool("generate_image", {"prompt": PROMPT, "seed": 7}, progress_callback=on_progress)
+    structured: dict[str, Any] = result.structured_content or {}
+    if result.is_error or not structured.get("images"):
+        raise RuntimeError(f"the demonstration failed: {structured.get('message')}")
+    return str(structured["images"][0]["url"])
+
+
+def _how_to_connect(url: str, image: str) -> str:
+    mcp = f"{url}/mcp"
+    vscode = json.dumps({"name": "images", "type": "http", "url": mcp})
+    cursor = json.dumps({"mcpServers": {"images": {"url": mcp}}})
+    return f"""
+Image     {image}
+MCP       {mcp}
+Metrics   {url}/metrics
+
+Claude Code   claude mcp add --transport http images {mcp}
+VS Code       code --add-mcp '{vscode}'
+Cursor        in .cursor/mcp.json: {cursor}
+"""
+
+
+@asynccontextmanager
+async def _painter() -> AsyncIterator[str]:
+    """The painter as a child process; its model's URL. It ends with us: its standard input is our life line."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sidecar.demo.runtime", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for us, so that what is being painted can finish
+    )  # fmt: skip
+    if process.stdin is None or process.stdout is None:
+        raise RuntimeError("the painter has no pipes")
+    try:
+        endpoint = (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
+        if not endpoint:
+            raise RuntimeError("the painter did not start")
+        yield endpoint
+    finally:
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), 5)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def _free_port(settings: Settings) -> int:
+    """The configured port, or the next free one."""
+    first = settings.listen.port
+    for port in range(first, min(first + _PORTS_TO_TRY, 65536)):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.listen.host, port))
+            return port
+    return first  # let the server say what is wrong with it
+
+
+async def _interrupted(stop: asyncio.Event) -> None:
+    """Wait for the first Ctrl-C or SIGTERM; the next one sets `stop`."""
+    loop, first = asyncio.get_running_loop(), asyncio.Event()
+
+    def on_signal() -> None:
+        (stop if first.is_set() else first).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    await first.wait()
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,200 @@
+"""The nouns, frozen and valid from construction. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+
+from sidecar.errors import ImageNotFound
+
+ANONYMOUS = "anonymous"
+SEED_LIMIT = 2**32
+RECORD_SCHEMA_VERSION = 1
+
+# Crockford's base 32 in lower case: the order of the characters is the order of the numbers, so ids sort by time.
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+TIME_DIGITS = 9  # 45 bits of milliseconds since 1970: enough until the year 3084
+_OWNER_DIGITS = 8
+_RANDOM_DIGITS = 26  # 130 random bits
+_LAST_MILLISECOND = 32**TIME_DIGITS - 1
+_IMAGE_ID = re.compile(rf"[{_ALPHABET}]{{{TIME_DIGITS + _OWNER_DIGITS + _RANDOM_DIGITS}}}", re.ASCII)
+
+
+def sortable_time(moment: datetime) -> str:
+    """Milliseconds since 1970 as nine base-32 digits that sort by time."""
+    return _digits(_milliseconds(moment), TIME_DIGITS)
+
+
+def reversed_time(moment: datetime) -> str:
+    """Like `sortable_time`, but the newest sorts first."""
+    return _digits(_LAST_MILLISECOND - _milliseconds(moment), TIME_DIGITS)
+
+
+def time_from_sortable(digits: str) -> datetime:
+    """The inverse of `sortable_time`, to the millisecond, aware UTC. Raises ValueError for foreign characters."""
+    return datetime.fromtimestamp(_number(digits) / 1000, UTC)
+
+
+def reverse_digits(digits: str) -> str:
+    """Turn a sortable time into a reversed one, or back. Raises ValueError for foreign characters."""
+    return "".join(_ALPHABET[31 - _ALPHABET.index(digit)] for digit in digits)
+
+
+@lru_cache(maxsize=1024)
+def owner_tag(owner: str) -> str:
+    """Eight characters that stand for an owner in ids and keys, so that one owner's images can be listed apart."""
+    return _digits(int.from_bytes(hashlib.sha256(owner.encode()).digest()[:5]), _OWNER_DIGITS)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageId:
+    """Opaque to callers, unguessable (130 random bits), URL-safe, sorting by creation time; never a path."""
+
+    text: str
+
+    @classmethod
+    def new(cls, created: datetime, owner: str = ANONYMOUS) -> ImageId:
+        """Mint an id for an image that `owner` makes now."""
+        return cls(sortable_time(created) + owner_tag(owner) + _digits(secrets.randbits(130), _RANDOM_DIGITS))
+
+    @classmethod
+    def parse(cls, text: str) -> ImageId:
+        """Read an id that a caller gave. Raises ImageNotFound for anything that cannot be one."""
+        if _IMAGE_ID.fullmatch(text) is None:
+            raise ImageNotFound
+        return cls(text)
+
+    @property
+    def time_digits(self) -> str:
+        return self.text[:TIME_DIGITS]
+
+    @property
+    def owner_tag(self) -> str:
+        return self.text[TIME_DIGITS : TIME_DIGITS + _OWNER_DIGITS]
+
+    @property
+    def created(self) -> datetime:
+        return time_from_sortable(self.time_digits)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One image to make, every parameter resolved. None means that the runtime's own default applies."""
+
+    model: str
+    prompt: str
+    seed: int
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """What a look at the bytes says. Sizes in pixels."""
+
+    media_type: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedImage:
+    """An image staged on local disk, complete and checked, not yet committed. `size_bytes` is its length."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    picture: Picture
+    seed_applied: bool
+    dropped_parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecord:
+    """What is remembered of an image. Times are aware UTC; `expires` None keeps it for ever; durations in seconds."""
+
+    image_id: ImageId
+    owner: str
+    request: GenerationRequest
+    picture: Picture
+    size_bytes: int
+    sha256: str
+    seed_applied: bool
+    dropped_parameters: tuple[str, ...]
+    created: datetime
+    expires: datetime | None
+    queue_seconds: float
+    runtime_seconds: float
+    schema_version: int = RECORD_SCHEMA_VERSION
+
+    def expired(self, now: datetime) -> bool:
+        return self.expires is not None and self.expires <= now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """A record and the local file that holds the image."""
+
+    record: ImageRecord
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordPage:
+    """Records newest first; `cursor` continues after the last one, None when there are no more."""
+
+    records: tuple[ImageRecord, ...]
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What a store holds, counted: images, their bytes (thumbnails included), and free bytes where known."""
+
+    images: int = 0
+    size_bytes: int = 0
+    free_bytes: int | None = None
+    orphans_deleted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepReport:
+    """What one clean-up pass did. `more` says that its bound was reached before the end."""
+
+    deleted: int = 0
+    freed_bytes: int = 0
+    leftovers_deleted: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+    more: bool = field(default=False)
+
+
+def expiry(created: datetime, ttl: float | None) -> datetime | None:
+    """When an image made at `created` expires; `ttl` in seconds, None for never."""
+    return None if ttl is None else created + timedelta(seconds=ttl)
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(min(max(0, round(moment.timestamp() * 1000)), _LAST_MILLISECOND))
+
+
+def _digits(number: int, count: int) -> str:
+    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(5 * (count - 1), -1, -5))
+
+
+def _number(digits: str) -> int:
+    number = 0
+    for digit in digits:
+        number = number * 32 + _ALPHABET.index(digit)
+    return number

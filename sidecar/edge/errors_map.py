@@ -1,0 +1,42 @@
+"""Where errors meet the wire: the only table of its kind.
+
+Two planes for MCP: what a caller or its model can act on is a tool result with `isError`; what is wrong with the
+protocol itself is a JSON-RPC error. HTTP gets a status and a JSON body. The unknown is logged whole and answered in
+general words.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from sidecar.errors import (
+    ImageNotFound,
+    InvalidRequest,
+    QueueFull,
+    RuntimeFailure,
+    ShuttingDown,
+    SidecarError,
+    StorageFailure,
+    UndecodablePicture,
+)
+
+INTERNAL = "Something went wrong inside the image server; its log tells what. Trying again may help."
+
+_HTTP_STATUS: tuple[tuple[type[SidecarError], int], ...] = (
+    (ImageNotFound, 404),
+    (InvalidRequest, 400),
+    (QueueFull, 429),
+    (ShuttingDown, 503),
+    (UndecodablePicture, 422),
+    (StorageFailure, 503),
+    (RuntimeFailure, 502),
+)
+
+
+def http_answer(error: SidecarError) -> web.Response:
+    """The HTTP answer for an error of ours."""
+    status = next((status for kind, status in _HTTP_STATUS if isinstance(error, kind)), 500)
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    if error.retry_after is not None and status in (429, 503):
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    return web.json_response({"error": error.message, "reason": error.reason}, status=status, headers=headers)

@@ -1,0 +1,192 @@
+"""GET and HEAD of an image and of its thumbnail: RFC 9110 conditions and ranges, sent by the kernel where the loop can.
+
+The ETag is the image's own SHA-256, strong and the same from every replica. Unknown, malformed, deleted and expired ids
+are one 404.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
+from typing import BinaryIO
+
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.web_request import BaseRequest
+
+from sidecar.domain import ImageId, ImageRecord
+from sidecar.edge.keys import CLOCK, SERVICE, SETTINGS
+from sidecar.errors import ImageNotFound
+
+_CHUNK = 256 * 1024
+_EXTENSION = re.compile(r"\.(png|jpe?g|webp)$", re.ASCII | re.IGNORECASE)
+_ETAG = re.compile(r'(W/)?"([^"]*)"')
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.get("/images/{image_id}", image),
+        web.get("/images/{image_id}/thumbnail{extension:(\\.webp)?}", thumbnail),
+    ]
+
+
+async def image(request: web.Request) -> web.StreamResponse:
+    stored = await request.app[SERVICE].get(_image_id(request))
+    record = stored.record
+    headers = _headers(request, record, record.sha256, record.picture.media_type)
+    plan = _plan(request, etag=record.sha256, modified=record.created, size=record.size_bytes)
+    if plan.status in (304, 416):
+        return _bodyless(plan, headers)
+    try:
+        file = await asyncio.to_thread(stored.path.open, "rb")
+    except FileNotFoundError:
+        raise ImageNotFound from None
+    return _FileSlice(file, plan, headers)
+
+
+async def thumbnail(request: web.Request) -> web.StreamResponse:
+    service, image_id = request.app[SERVICE], _image_id(request)
+    record = (await service.get(image_id)).record
+    etag = f"{record.sha256}-thumbnail"
+    headers = _headers(request, record, etag, "image/webp")
+    if _unchanged(request, etag, record.created):
+        return _bodyless(_Plan(304, 0, 0, 0), headers)
+    data = await service.thumbnail(image_id)
+    plan = _plan(request, etag=etag, modified=record.created, size=len(data))
+    if plan.status == 416:
+        return _bodyless(plan, headers)
+    headers.update(plan.headers)
+    return web.Response(status=plan.status, headers=headers, body=data[plan.start : plan.start + plan.length])
+
+
+def _image_id(request: web.Request) -> ImageId:
+    return ImageId.parse(_EXTENSION.sub("", request.match_info["image_id"]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to send: `length` bytes from `start` of `size`."""
+
+    status: int
+    start: int
+    length: int
+    size: int
+
+    @property
+    def headers(self) -> dict[str, str]:
+        if self.status == 206:
+            return {hdrs.CONTENT_RANGE: f"bytes {self.start}-{self.start + self.length - 1}/{self.size}"}
+        return {hdrs.CONTENT_RANGE: f"bytes */{self.size}"} if self.status == 416 else {}
+
+
+def _plan(request: web.Request, *, etag: str, modified: datetime, size: int) -> _Plan:
+    """RFC 9110 sections 13.2.2 and 14.2: conditions first, then the range, if it still applies."""
+    if _unchanged(request, etag, modified):
+        return _Plan(304, 0, 0, size)
+    whole = _Plan(200, 0, size, size)
+    match = _RANGE.fullmatch(request.headers.get(hdrs.RANGE, "").replace(" ", ""))
+    if match is None or request.method != hdrs.METH_GET or not _range_applies(request, etag, modified):
+        return whole
+    first, last = match[1], match[2]
+    if not first and not last:
+        return whole
+    if len(first) > 18 or len(last) > 18:  # numbers beyond any file
+        return whole if first and len(first) <= 18 else _Plan(416, 0, 0, size)
+    if not first:
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(int(last) + 1, size) if last else size
+        if last and int(last) < start:
+            return whole
+    return _Plan(206, start, end - start, size) if start < end else _Plan(416, 0, 0, size)
+
+
+def _unchanged(request: web.Request, etag: str, modified: datetime) -> bool:
+    if (given := request.headers.get(hdrs.IF_NONE_MATCH)) is not None:
+        return given.strip() == "*" or any(tag == etag for _, tag in _ETAG.findall(given))
+    since = _http_date(request.headers.get(hdrs.IF_MODIFIED_SINCE))
+    return since is not None and modified.replace(microsecond=0) <= since
+
+
+def _range_applies(request: web.Request, etag: str, modified: datetime) -> bool:
+    given = request.headers.get(hdrs.IF_RANGE)
+    if given is None:
+        return True
+    if given.lstrip().startswith(('"', "W/")):
+        return given.strip() == f'"{etag}"'
+    return _http_date(given) == modified.replace(microsecond=0)
+
+
+def _http_date(text: str | None) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text or "")
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _headers(request: web.Request, record: ImageRecord, etag: str, media_type: str) -> dict[str, str]:
+    extension = media_type.removeprefix("image/").replace("jpeg", "jpg")
+    created = record.created.strftime("%Y%m%d-%H%M%S")
+    return {
+        hdrs.CONTENT_TYPE: media_type,
+        hdrs.ETAG: f'"{etag}"',
+        hdrs.LAST_MODIFIED: format_datetime(record.created.replace(microsecond=0), usegmt=True),
+        hdrs.CACHE_CONTROL: f"private, max-age={_max_age(request, record)}",
+        hdrs.ACCEPT_RANGES: "bytes",
+        hdrs.CONTENT_DISPOSITION: f'inline; filename="image-{created}-{record.image_id.text[-6:]}.{extension}"',
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'",
+    }
+
+
+def _max_age(request: web.Request, record: ImageRecord) -> int:
+    allowed = timedelta(seconds=request.app[SETTINGS].storage.cache_max_age)
+    left = allowed if record.expires is None else record.expires - request.app[CLOCK].now()
+    return max(0, int(min(allowed, left).total_seconds()))
+
+
+def _bodyless(plan: _Plan, headers: dict[str, str]) -> web.Response:
+    if plan.status == 304:
+        del headers[hdrs.CONTENT_TYPE]
+    return web.Response(status=plan.status, headers={**headers, **plan.headers})
+
+
+class _FileSlice(web.StreamResponse):
+    """Part of an open file, by sendfile where the loop has it. Closes the file."""
+
+    def __init__(self, file: BinaryIO, plan: _Plan, headers: dict[str, str]) -> None:
+        super().__init__(status=plan.status, headers={**headers, **plan.headers})
+        self.content_length = plan.length
+        self._file = file
+        self._plan = plan
+
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+        try:
+            writer = await super().prepare(request)
+            if writer is not None and request.method == hdrs.METH_GET and self._plan.length:
+                await self._send(request, writer)
+        finally:
+            self._file.close()
+        return writer
+
+    async def _send(self, request: BaseRequest, writer: AbstractStreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        if request.transport is None:
+            raise ConnectionResetError("the peer has left")
+        try:
+            await loop.sendfile(request.transport, self._file, self._plan.start, self._plan.length, fallback=False)
+        except (NotImplementedError, asyncio.SendfileNotAvailableError):
+            await self._copy(writer)
+        await super().write_eof()
+
+    async def _copy(self, writer: AbstractStreamWriter) -> None:
+        self._file.seek(self._plan.start)
+        left = self._plan.length
+        while left and (chunk := await asyncio.to_thread(self._file.read, min(_CHUNK, left))):
+            await writer.write(chunk)
+            left -= len(chunk)

@@ -1,0 +1,71 @@
+"""What every request passes: an id, its trace, a count, and an answer in general words when a handler fails."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
+from opentelemetry import context, propagate
+
+from sidecar.edge.errors_map import INTERNAL, http_answer
+from sidecar.edge.guard import Handler
+from sidecar.edge.keys import METRICS
+from sidecar.errors import SidecarError
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_METHODS = frozenset(
+    {hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_POST, hdrs.METH_DELETE, hdrs.METH_OPTIONS, hdrs.METH_PUT}
+)
+
+_log = structlog.stdlib.get_logger("sidecar.http")
+
+
+def request_middleware(saw_request: Callable[[web.Request], None]) -> Middleware:
+    """The outermost middleware. `saw_request` is told of each request."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        saw_request(request)
+        given = request.headers.get("X-Request-ID", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        token = context.attach(propagate.extract(request.headers))
+        started = time.perf_counter()
+        status = 499
+        try:
+            with structlog.contextvars.bound_contextvars(request_id=request_id):
+                response = await _answer(request, handler)
+            status = response.status
+            if not response.prepared:
+                response.headers["X-Request-ID"] = request_id
+            return response
+        except web.HTTPException as answer:
+            status = answer.status
+            raise
+        finally:
+            context.detach(token)
+            method = request.method if request.method in _METHODS else "other"
+            request.app[METRICS].http_request(_route(request), method, status, time.perf_counter() - started)
+
+    return middleware
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except SidecarError as error:
+        return http_answer(error)
+    except web.HTTPException:
+        raise
+    except Exception:
+        _log.exception("a request failed", method=request.method, route=_route(request))
+        return web.json_response({"error": INTERNAL}, status=500)
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "other"

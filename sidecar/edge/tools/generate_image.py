@@ -1,0 +1,179 @@
+"""The tool `generate_image`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from typing import Annotated, ClassVar, Literal
+
+import mcp_types as types
+from pydantic import Field, field_validator, model_validator
+
+from sidecar.core.generation import Lane
+from sidecar.domain import SEED_LIMIT, GenerationRequest
+from sidecar.edge.tools.results import GenerationModel, completed, failed
+from sidecar.edge.tools.tool import Arguments, Call, Tool, input_schema
+
+PROGRESS_SECONDS = 1.0
+SMALLEST_SIDE, LARGEST_SIDE, SIDE_STEP = 64, 2048, 8
+
+AspectRatio = Literal["1:1", "3:2", "2:3", "4:3", "3:4", "16:9", "9:16", "21:9"]
+Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE, multiple_of=SIDE_STEP)]
+
+
+class GenerateImageArguments(Arguments):
+    """What a caller may ask for. Everything but the prompt may be left to the model's runtime."""
+
+    prompt: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=2000,
+            description="What to paint, 1 to 2000 characters: subject, style, light, composition.",
+        ),
+    ]
+    negative_prompt: Annotated[str | None, Field(max_length=2000, description="What to keep out of the picture.")] = (
+        None
+    )
+    width: Annotated[
+        Side | None, Field(description="Pixels, 64 to 2048 in multiples of 8. Leave out for the model's own size.")
+    ] = None
+    height: Annotated[
+        Side | None, Field(description="Pixels, 64 to 2048 in multiples of 8. Leave out for the model's own size.")
+    ] = None
+    aspect_ratio: Annotated[
+        AspectRatio | None, Field(description="Instead of width and height: the shape, at the model's own pixel area.")
+    ] = None
+    num_inference_steps: Annotated[
+        int | None,
+        Field(
+            ge=1, le=150, description="Denoising steps, 1 to 150. More take longer; leave out for the model's default."
+        ),
+    ] = None
+    guidance_scale: Annotated[
+        float | None, Field(ge=0, le=30, description="How closely to follow the prompt, 0 to 30.")
+    ] = None
+    seed: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            lt=SEED_LIMIT,
+            description="0 to 4294967295. Repeats an image where seed_applied is true. Leave out for a new one.",
+        ),
+    ] = None
+    num_images: Annotated[
+        int,
+        Field(ge=1, le=4, description="How many images, 1 to 4, with seeds seed, seed+1, … Each takes its own time."),
+    ] = 1
+    model: Annotated[
+        str | None, Field(max_length=63, description="Which model, where there are several. Leave out for the default.")
+    ] = None
+    result: Annotated[
+        Literal["link", "thumbnail", "full"] | None,
+        Field(description="What comes besides text and link: nothing, a preview, or the whole image if it fits."),
+    ] = None
+
+    allowed: ClassVar[dict[str, str]] = {
+        "prompt": "a text of 1 to 2000 characters",
+        "negative_prompt": "a text of at most 2000 characters",
+        "width": "64 to 2048 in multiples of 8",
+        "height": "64 to 2048 in multiples of 8",
+        "aspect_ratio": "1:1, 3:2, 2:3, 4:3, 3:4, 16:9, 9:16, 21:9",
+        "num_inference_steps": "1 to 150",
+        "guidance_scale": "0 to 30",
+        "seed": "0 to 4294967295",
+        "num_images": "1 to 4",
+        "model": "the name of a model this server has",
+        "result": "link, thumbnail, full",
+    }
+
+    @field_validator("width", "height", "num_inference_steps", "guidance_scale", "seed", "num_images", mode="before")
+    @classmethod
+    def _not_a_truth_value(cls, given: object) -> object:
+        if isinstance(given, bool):
+            raise ValueError(f"{given} is not a number")  # noqa: TRY004 - pydantic reports ValueErrors
+        return given
+
+    @model_validator(mode="after")
+    def _one_way_to_say_the_size(self) -> GenerateImageArguments:
+        if self.aspect_ratio and (self.width or self.height):
+            raise ValueError("give either aspect_ratio or width and height, not both")
+        return self
+
+
+def sides(aspect_ratio: AspectRatio, default_size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of this shape with about the pixel area of `default_size`, in multiples of 8."""
+    across, down = (int(part) for part in aspect_ratio.split(":"))
+    area = default_size[0] * default_size[1]
+    return _side(math.sqrt(area * across / down)), _side(math.sqrt(area * down / across))
+
+
+def _side(length: float) -> int:
+    return min(LARGEST_SIDE, max(SMALLEST_SIDE, round(length / SIDE_STEP) * SIDE_STEP))
+
+
+async def generate_image(call: Call, arguments: GenerateImageArguments) -> types.CallToolResult:
+    """Queue, wait, and tell of progress. A caller who leaves takes along what is still queued, and only that."""
+    requests = _requests(arguments, call.service.lane(arguments.model))
+    generation = call.service.submit(requests)
+    try:
+        while not await generation.wait(PROGRESS_SECONDS):
+            await call.report(generation.progress)
+    except asyncio.CancelledError:
+        generation.abandon()
+        raise
+    if not generation.images:
+        return failed(generation.missing[0].error)
+    mode = arguments.result or call.settings.result_mode
+    return await completed(call, generation.images, generation.missing, mode, arguments.num_images)
+
+
+def _requests(arguments: GenerateImageArguments, lane: Lane) -> list[GenerationRequest]:
+    """One request per image, the seed and the size resolved."""
+    width, height = arguments.width, arguments.height
+    if arguments.aspect_ratio:
+        width, height = sides(arguments.aspect_ratio, lane.settings.default_size)
+    seed = secrets.randbelow(SEED_LIMIT) if arguments.seed is None else arguments.seed
+    return [
+        GenerationRequest(
+            model=lane.settings.name,
+            prompt=arguments.prompt,
+            negative_prompt=arguments.negative_prompt or None,
+            width=width,
+            height=height,
+            num_inference_steps=arguments.num_inference_steps,
+            guidance_scale=arguments.guidance_scale,
+            seed=(seed + number) % SEED_LIMIT,
+        )
+        for number in range(arguments.num_images)
+    ]
+
+
+DESCRIPTION = """\
+Paint a new image from a text prompt with this server's own diffusion model, and store it at a link.
+
+Use it whenever the user asks for a picture, illustration, photo, logo draft or variation to be made. Write the prompt
+in English unless the model is known to take other languages: subject first, then style, light, composition. Leave out
+every parameter that the user did not ask for; the model's own defaults are good. It takes seconds to minutes; wait for
+the answer and do not call again while it runs. Show the user the link from the result. To vary an image, call again
+with another seed; to repeat it, use the same seed and parameters."""
+
+TOOL = Tool(
+    definition=types.Tool(
+        name="generate_image",
+        title="Generate an image",
+        description=DESCRIPTION,
+        input_schema=input_schema(GenerateImageArguments),
+        output_schema=GenerationModel.model_json_schema(mode="serialization"),
+        annotations=types.ToolAnnotations(
+            title="Generate an image",
+            read_only_hint=False,
+            destructive_hint=False,
+            idempotent_hint=False,
+            open_world_hint=False,
+        ),
+    ),
+    arguments=GenerateImageArguments,
+    function=generate_image,
+)

@@ -1,0 +1,142 @@
+"""Everything that can go wrong, as one tree.
+
+Each message is written for the caller: what was wrong and what to do or what is allowed. It never holds a secret, a
+traceback or an unbounded piece of foreign text. `edge/errors_map.py` is the only place where these meet a wire.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SidecarError(Exception):
+    """The root. `reason` is a stable word for metrics and logs."""
+
+    reason: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        """`retry_after` is in seconds; None means that waiting alone will not help."""
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+
+
+class BadConfiguration(SidecarError):
+    """One or more settings are wrong; `problems` has one line for each."""
+
+    reason = "bad_configuration"
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class InvalidRequest(SidecarError):
+    """The caller's arguments are wrong; the message says which, and what is allowed."""
+
+    reason = "invalid_request"
+
+
+class ImageNotFound(SidecarError):
+    """No such image: unknown, malformed, deleted and expired look alike."""
+
+    reason = "image_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("There is no image with this id: it may have expired or been deleted.")
+
+
+class QueueFull(SidecarError):
+    """As many generations wait for this model as are allowed to."""
+
+    reason = "queue_full"
+
+
+class ShuttingDown(SidecarError):
+    """The sidecar is stopping and takes no new generations."""
+
+    reason = "shutting_down"
+
+
+class UndecodablePicture(SidecarError):
+    """The bytes carry the structure of a picture but do not decode to one."""
+
+    reason = "undecodable_picture"
+
+
+class RuntimeFailure(SidecarError):
+    """The model's runtime did not deliver an image."""
+
+    reason = "runtime_failed"
+
+
+class RuntimeUnreachable(RuntimeFailure):
+    """No connection could be made, so the work has not started."""
+
+    reason = "unreachable"
+
+
+class RuntimeNotReady(RuntimeFailure):
+    """The runtime is up but its model is not loaded, so the work has not started."""
+
+    reason = "not_ready"
+
+
+class RuntimeBusy(RuntimeFailure):
+    """The runtime refused the work for now (429, or 503 while ready)."""
+
+    reason = "busy"
+
+
+class ModelUnknownToRuntime(RuntimeFailure):
+    """The runtime serves no model of the configured name."""
+
+    reason = "unknown_model"
+
+
+class RuntimeRefusedParameters(RuntimeFailure):
+    """The runtime rejected what was asked for (400, 422)."""
+
+    reason = "refused_parameters"
+
+
+class RuntimeOutOfMemory(RuntimeFailure):
+    """The accelerator's memory does not hold the image asked for."""
+
+    reason = "out_of_memory"
+
+
+class RuntimeTimedOut(RuntimeFailure):
+    """The caller's wait is over; the runtime may still be working."""
+
+    reason = "timed_out"
+
+
+class RuntimeLostAnswer(RuntimeFailure):
+    """The connection broke after the request was sent: the work may have been done and cannot be asked for again."""
+
+    reason = "lost_answer"
+
+
+class RuntimeAnsweredNonsense(RuntimeFailure):
+    """The answer is not an image in the shape of the protocol."""
+
+    reason = "answered_nonsense"
+
+
+class StorageFailure(SidecarError):
+    """The store cannot take or give images at the moment."""
+
+    reason = "storage_unavailable"
+
+
+class StorageFull(StorageFailure):
+    """The store has no room for another image."""
+
+    reason = "storage_full"
+
+
+def bounded(text: str, limit: int = 300) -> str:
+    """Foreign text on one line, at most `limit` characters, fit for a message or a log."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

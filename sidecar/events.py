@@ -1,0 +1,111 @@
+"""Facts that the core states; observers count and log them. Frozen; durations in seconds, sizes in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sidecar.domain import ImageRecord, Inventory, SweepReport
+
+GenerationOutcome = Literal["completed", "failed", "rejected", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationEnded:
+    """One tool call's generation ended as its caller sees it. `seconds` from the call to the last image stored."""
+
+    model: str
+    outcome: GenerationOutcome
+    seconds: float
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictStarted:
+    """A runtime slot was given to one image after `waited` seconds in the queue."""
+
+    model: str
+    waited: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictEnded:
+    """The runtime answered, or can no longer answer. `outcome` is `completed` or an error's reason."""
+
+    model: str
+    outcome: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictRetried:
+    """A request that cannot have started is sent again after `wait` seconds, or one key was dropped."""
+
+    model: str
+    reason: str
+    wait: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageStored:
+    """An image and its record are durable. `late` when its caller had already given up waiting."""
+
+    backend: str
+    record: ImageRecord
+    late: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLost:
+    """A predict ended without an image although its caller was no longer there to be told."""
+
+    model: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageOperation:
+    """One operation of a store. `outcome` is `ok` or an error's reason."""
+
+    backend: str
+    operation: str
+    outcome: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageCounted:
+    backend: str
+    inventory: Inventory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeSeen:
+    """A readiness probe's finding."""
+
+    model: str
+    ready: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """A clean-up pass ended; `failure` says why it stopped early, if it did."""
+
+    report: SweepReport
+    failure: str | None = None
+
+
+Event = (
+    GenerationEnded
+    | PredictStarted
+    | PredictEnded
+    | PredictRetried
+    | ImageStored
+    | ImageLost
+    | StorageOperation
+    | StorageCounted
+    | RuntimeSeen
+    | Swept
+)

@@ -1,0 +1,149 @@
+"""structlog for us and, by the standard library's logging, for aiohttp and the MCP SDK: one JSON line each, on stderr.
+
+Prompts, negative prompts and image ids are logged at debug only: a prompt is its author's, an id opens an image.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from functools import singledispatchmethod
+from typing import Any
+
+import structlog
+
+from sidecar.config import LogSettings
+from sidecar.events import (
+    Event,
+    GenerationEnded,
+    ImageLost,
+    ImageStored,
+    PredictRetried,
+    PredictStarted,
+    RuntimeSeen,
+    StorageOperation,
+    Swept,
+)
+
+_QUIET = ("asyncio", "aiohttp.access", "httpx", "PIL")
+
+
+def configure_logging(settings: LogSettings) -> None:
+    """Route every logger of the process to stderr in one format. To be called before the MCP SDK is used."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    console = settings.format == "console"
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
+    )
+    last = [] if console else [structlog.processors.format_exc_info]
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, _bounded, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.level.upper())
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # The SDK tells of every refused request at warning; ours are counted and logged once, at the edge.
+    logging.getLogger("mcp").setLevel(logging.ERROR if settings.level != "debug" else logging.DEBUG)
+
+
+def _bounded(_logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """No line grows with what a caller sends."""
+    for key, value in entry.items():
+        if isinstance(value, str) and len(value) > 4000:
+            entry[key] = value[:4000] + "…"
+    return entry
+
+
+class EventLog:
+    """An observer that logs what an operator wants to read afterwards."""
+
+    def __init__(self) -> None:
+        self._log = structlog.stdlib.get_logger("sidecar")
+        self._runtime_ready: dict[str, bool] = {}
+
+    def __call__(self, event: Event) -> None:
+        self._tell(event)
+
+    @singledispatchmethod
+    def _tell(self, event: Event) -> None:
+        """Facts that are only counted."""
+
+    @_tell.register
+    def _(self, event: GenerationEnded) -> None:
+        level = logging.INFO if event.outcome in ("completed", "cancelled") else logging.WARNING
+        self._log.log(
+            level,
+            f"generation {event.outcome}",
+            model=event.model,
+            seconds=round(event.seconds, 3),
+            reason=event.reason,
+        )
+
+    @_tell.register
+    def _(self, event: PredictStarted) -> None:
+        self._log.debug("predict started", model=event.model, waited=round(event.waited, 3))
+
+    @_tell.register
+    def _(self, event: PredictRetried) -> None:
+        self._log.warning("predict sent again", model=event.model, reason=event.reason, wait=round(event.wait, 3))
+
+    @_tell.register
+    def _(self, event: ImageStored) -> None:
+        record = event.record
+        seconds = round(record.runtime_seconds, 3)
+        self._log.info(
+            "image stored", model=record.request.model, bytes=record.size_bytes, seconds=seconds, late=event.late
+        )
+        self._log.debug(
+            "image parameters", image_id=str(record.image_id), prompt=record.request.prompt, seed=record.request.seed
+        )
+
+    @_tell.register
+    def _(self, event: ImageLost) -> None:
+        self._log.warning(
+            "no image, and nobody waits for it any more", model=event.model, reason=event.reason, message=event.message
+        )
+
+    @_tell.register
+    def _(self, event: StorageOperation) -> None:
+        if event.outcome not in ("ok", "image_not_found", "invalid_request"):
+            self._log.error(
+                "storage operation failed", operation=event.operation, outcome=event.outcome, backend=event.backend
+            )
+
+    @_tell.register
+    def _(self, event: RuntimeSeen) -> None:
+        if self._runtime_ready.get(event.model) != event.ready:
+            self._runtime_ready[event.model] = event.ready
+            self._log.info(
+                "runtime is ready" if event.ready else "runtime is not ready", model=event.model, detail=event.detail
+            )
+
+    @_tell.register
+    def _(self, event: Swept) -> None:
+        report = event.report
+        if event.failure or report.errors:
+            self._log.error("clean-up had errors", errors=report.errors, deleted=report.deleted, detail=event.failure)
+        elif report.deleted or report.leftovers_deleted:
+            self._log.info(
+                "clean-up", deleted=report.deleted, freed_bytes=report.freed_bytes, leftovers=report.leftovers_deleted
+            )

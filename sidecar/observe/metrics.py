@@ -1,0 +1,197 @@
+"""The facts of the core as Prometheus metrics, on a registry of the application's own.
+
+`METRICS` in docs/metrics.md is generated from this registry. Labels never carry what a caller chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import singledispatchmethod
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from sidecar import __version__
+from sidecar.events import (
+    Event,
+    GenerationEnded,
+    ImageStored,
+    PredictEnded,
+    PredictRetried,
+    PredictStarted,
+    RuntimeSeen,
+    StorageCounted,
+    StorageOperation,
+    Swept,
+)
+
+_GENERATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
+_STORAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_HTTP_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300)
+_SIZE_BUCKETS = tuple(2**exponent * 1024 for exponent in range(4, 17))  # 16 KiB to 64 MiB
+_GENERATION_OUTCOMES = ("completed", "failed", "rejected", "cancelled")
+
+
+class QueueView(Protocol):
+    """What the scrape reads of a model's queue."""
+
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def oldest_wait(self) -> float: ...
+
+
+class Metrics:
+    """An observer that counts. `queues` by model are read at each scrape."""
+
+    def __init__(self, queues: Mapping[str, QueueView], backend: str) -> None:
+        self.registry = CollectorRegistry()
+        self._generations = self._counter(
+            "generations", "Generations by how they ended for their caller.", "model", "outcome"
+        )
+        self._generation_seconds = self._histogram(
+            "generation_duration_seconds", "From the call to the last image stored.", _GENERATION_BUCKETS, "model"
+        )
+        self._queue_wait = self._histogram(
+            "queue_wait_seconds", "How long an image waited for a slot at the runtime.", _GENERATION_BUCKETS, "model"
+        )
+        self._runtime_seconds = self._histogram(
+            "runtime_request_duration_seconds", "Predict requests by outcome.", _GENERATION_BUCKETS, "model", "outcome"
+        )
+        self._retries = self._counter("runtime_retries", "Predict requests sent again, by reason.", "model", "reason")
+        self._image_bytes = self._histogram("image_bytes", "Size of stored images.", _SIZE_BUCKETS, "model")
+        self._storage_seconds = self._histogram(
+            "storage_operation_duration_seconds",
+            "Operations of the store.",
+            _STORAGE_BUCKETS,
+            "backend",
+            "operation",
+            "outcome",
+        )
+        self._stored_images = self._counter("stored_images", "Images stored by this process.", "backend")
+        self._stored_bytes = self._counter("stored_bytes", "Bytes of images stored by this process.", "backend")
+        self._storage_images = self._gauge("storage_images", "Images in the store at the last inventory.", "backend")
+        self._storage_bytes = self._gauge("storage_bytes", "Bytes in the store at the last inventory.", "backend")
+        self._storage_free = self._gauge("storage_free_bytes", "Bytes free on the store's volume.")
+        self._runtime_ready = self._gauge("runtime_ready", "1 when the model's runtime is ready or busy.", "model")
+        self._passes = self._counter("cleanup_passes", "Clean-up passes.", "outcome")
+        self._deleted = self._counter("cleanup_deleted", "Expired images deleted by this process.")
+        self._freed = self._counter("cleanup_freed_bytes", "Bytes freed by clean-up.")
+        self._cleanup_seconds = self._histogram("cleanup_duration_seconds", "Clean-up passes.", _STORAGE_BUCKETS)
+        self._last_success = self._gauge(
+            "cleanup_last_success_timestamp_seconds", "When a clean-up pass last succeeded."
+        )
+        self._http = self._counter("http_requests", "HTTP requests.", "route", "method", "status")
+        self._http_seconds = self._histogram(
+            "http_request_duration_seconds", "HTTP requests.", _HTTP_BUCKETS, "route", "method"
+        )
+        self._gauge("build_info", "The version that runs.", "version").labels(__version__).set(1)
+        self.registry.register(_Queues(queues))
+        self._start_at_zero(queues, backend)
+
+    def __call__(self, event: Event) -> None:
+        self._count(event)
+
+    def http_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count one HTTP request; `route` is a pattern, never a path that a caller chose."""
+        self._http.labels(route, method, str(status)).inc()
+        self._http_seconds.labels(route, method).observe(seconds)
+
+    @singledispatchmethod
+    def _count(self, event: Event) -> None:
+        """Facts that nobody counts."""
+
+    @_count.register
+    def _(self, event: GenerationEnded) -> None:
+        self._generations.labels(event.model, event.outcome).inc()
+        if event.outcome == "completed":
+            self._generation_seconds.labels(event.model).observe(event.seconds)
+
+    @_count.register
+    def _(self, event: PredictStarted) -> None:
+        self._queue_wait.labels(event.model).observe(event.waited)
+
+    @_count.register
+    def _(self, event: PredictEnded) -> None:
+        self._runtime_seconds.labels(event.model, event.outcome).observe(event.seconds)
+
+    @_count.register
+    def _(self, event: PredictRetried) -> None:
+        self._retries.labels(event.model, event.reason).inc()
+
+    @_count.register
+    def _(self, event: ImageStored) -> None:
+        self._stored_images.labels(event.backend).inc()
+        self._stored_bytes.labels(event.backend).inc(event.record.size_bytes)
+        self._image_bytes.labels(event.record.request.model).observe(event.record.size_bytes)
+
+    @_count.register
+    def _(self, event: StorageOperation) -> None:
+        self._storage_seconds.labels(event.backend, event.operation, event.outcome).observe(event.seconds)
+
+    @_count.register
+    def _(self, event: StorageCounted) -> None:
+        self._storage_images.labels(event.backend).set(event.inventory.images)
+        self._storage_bytes.labels(event.backend).set(event.inventory.size_bytes)
+        if event.inventory.free_bytes is not None:
+            self._storage_free.set(event.inventory.free_bytes)
+
+    @_count.register
+    def _(self, event: RuntimeSeen) -> None:
+        self._runtime_ready.labels(event.model).set(event.ready)
+
+    @_count.register
+    def _(self, event: Swept) -> None:
+        self._passes.labels("failed" if event.failure or event.report.errors else "completed").inc()
+        self._deleted.inc(event.report.deleted)
+        self._freed.inc(event.report.freed_bytes)
+        self._cleanup_seconds.observe(event.report.seconds)
+        if event.failure is None and not event.report.errors:
+            self._last_success.set_to_current_time()
+
+    def _start_at_zero(self, models: Iterable[str], backend: str) -> None:
+        for model in models:
+            for outcome in _GENERATION_OUTCOMES:
+                self._generations.labels(model, outcome)
+            for histogram in (self._generation_seconds, self._queue_wait, self._image_bytes):
+                histogram.labels(model)
+            self._runtime_seconds.labels(model, "completed")
+            for reason in ("unreachable", "not_ready", "busy", "refused_parameters"):
+                self._retries.labels(model, reason)
+            self._runtime_ready.labels(model)
+        for metric in (self._stored_images, self._stored_bytes, self._storage_images, self._storage_bytes):
+            metric.labels(backend)
+        for outcome in ("completed", "failed"):
+            self._passes.labels(outcome)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"imagegen_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"imagegen_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"imagegen_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+class _Queues(Collector):
+    """Queue depth, slots taken and the oldest wait, read when somebody scrapes."""
+
+    def __init__(self, queues: Mapping[str, QueueView]) -> None:
+        self._queues = queues
+
+    def collect(self) -> Iterable[Metric]:
+        depth = GaugeMetricFamily("imagegen_queue_depth", "Generations waiting for the runtime.", labels=["model"])
+        flight = GaugeMetricFamily("imagegen_in_flight", "Predicts at the runtime.", labels=["model"])
+        oldest = GaugeMetricFamily(
+            "imagegen_oldest_wait_seconds", "How long the first in line has waited.", labels=["model"]
+        )
+        for model, queue in self._queues.items():
+            depth.add_metric([model], queue.waiting)
+            flight.add_metric([model], queue.in_flight)
+            oldest.add_metric([model], queue.oldest_wait)
+        return (depth, flight, oldest)

@@ -1,0 +1,175 @@
+"""What the core asks of the world, as Protocols. The adapters that implement them know nothing of each other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from sidecar.domain import (
+    GeneratedImage,
+    GenerationRequest,
+    ImageId,
+    ImageRecord,
+    Inventory,
+    RecordPage,
+    StoredImage,
+)
+from sidecar.events import Event
+
+Observer = Callable[[Event], None]
+"""Is told each fact once, on the event loop; must neither block nor raise."""
+
+
+class Clock(Protocol):
+    """Time, so that tests can hold it."""
+
+    def now(self) -> datetime:
+        """The wall clock, aware UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go backwards."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class StagedFile(Protocol):
+    """A file under way on local disk. Nobody sees it before the store commits it."""
+
+    @property
+    def path(self) -> Path: ...
+
+    async def write(self, data: bytes) -> None:
+        """Append. Raises StorageFailure."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What a runtime says of its model. `reached` False: there was no answer at all within the probe's time."""
+
+    ready: bool
+    reached: bool
+    detail: str
+
+
+class Runtime(Protocol):
+    """One model behind one wire protocol."""
+
+    async def generate(self, request: GenerationRequest, staged: StagedFile) -> GeneratedImage:
+        """Make one image into `staged`. Waits as long as the runtime works: time-outs are the caller's.
+
+        Raises RuntimeFailure or StorageFailure.
+        """
+        ...
+
+    async def readiness(self) -> Readiness:
+        """Ask whether the model is ready, within two seconds. Never raises for a runtime in trouble."""
+        ...
+
+    async def metrics(self) -> tuple[bytes, str]:
+        """The runtime's own metrics and their content type. Raises RuntimeFailure."""
+        ...
+
+    def forget(self) -> None:
+        """The runtime has restarted: forget what was learned about it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredImage:
+    """An image whose time is up, as the store's expiry index names it."""
+
+    image_id: ImageId
+    key: str
+
+
+class Storage(Protocol):
+    """Where images live. All methods raise StorageFailure for a store in trouble."""
+
+    @property
+    def backend(self) -> str: ...
+
+    def reserve(self, size: int) -> AbstractContextManager[None]:
+        """Hold room for `size` bytes until the context is left. Raises StorageFull."""
+        ...
+
+    def stage(self, image_id: ImageId, expected: int) -> AbstractAsyncContextManager[StagedFile]:
+        """Open a staged file for `expected` bytes; leaving the context removes what was not committed."""
+        ...
+
+    async def commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
+        """Make image and record durable and visible together."""
+        ...
+
+    async def get(self, image_id: ImageId) -> StoredImage:
+        """Raises ImageNotFound for unknown and expired images."""
+        ...
+
+    async def thumbnail(self, image_id: ImageId) -> bytes | None:
+        """The stored thumbnail, or None if nobody has asked for one yet."""
+        ...
+
+    async def put_thumbnail(self, image_id: ImageId, data: bytes) -> None: ...
+
+    async def page(self, owner: str, *, limit: int, cursor: str | None = None) -> RecordPage:
+        """One owner's live records, newest first. Raises InvalidRequest for a cursor that is not one of ours."""
+        ...
+
+    async def delete(self, image_id: ImageId) -> int | None:
+        """Remove image, thumbnail and record; the bytes freed, or None if somebody else was first."""
+        ...
+
+    def expired(self, now: datetime) -> AsyncIterator[ExpiredImage]:
+        """The expiry index up to `now`, oldest first."""
+        ...
+
+    async def delete_expired(self, expired: ExpiredImage) -> int | None:
+        """Delete one expired image and its place in the index; the bytes freed, None if another pod was first."""
+        ...
+
+    async def delete_leftovers(self, now: datetime) -> int:
+        """Remove temporary files of crashed writers older than an hour; how many."""
+        ...
+
+    async def take_inventory(self, now: datetime) -> Inventory:
+        """Count what is there, and delete orphans older than an hour on the way."""
+        ...
+
+    async def check(self) -> None:
+        """Prove that the store can be written. Raises StorageFailure."""
+        ...
+
+
+class Thumbnailer(Protocol):
+    """Decodes pictures off the event loop."""
+
+    async def thumbnail(self, source: Path | bytes, *, pixels: int, max_bytes: int) -> bytes:
+        """A WebP of at most `pixels` on its longer side and `max_bytes`.
+
+        Raises UndecodablePicture, and ImageNotFound for a file that is gone.
+        """
+        ...
+
+
+Environment = Mapping[str, str]

@@ -1,0 +1,299 @@
+"""A diffusers model behind KServe's v1 protocol: `POST …/v1/models/NAME:predict`.
+
+A predict is sent again only where the runtime cannot have begun the work: no connection, 429, or 503 and 404 while the
+model says that it is not ready. A time-out or a lost answer is never retried, because the runtime goes on working for
+a client that has left and a second request would double its load. For the same reason a predict uses a connection of
+its own: a pooled one that the server has just closed would leave open whether the request arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import aiofiles
+import aiohttp
+import structlog
+from opentelemetry import propagate
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from sidecar.config import ModelSettings, Secret
+from sidecar.domain import GeneratedImage, GenerationRequest, Picture
+from sidecar.errors import (
+    RuntimeAnsweredNonsense,
+    RuntimeBusy,
+    RuntimeFailure,
+    RuntimeLostAnswer,
+    RuntimeNotReady,
+    RuntimeUnreachable,
+    UndecodablePicture,
+)
+from sidecar.events import PredictRetried
+from sidecar.imaging.inspect import inspect
+from sidecar.ports import Observer, Readiness, StagedFile
+from sidecar.runtimes.kserve_answer import image_bytes
+from sidecar.runtimes.kserve_errors import error_text, refusal, unexpected_keyword
+from sidecar.runtimes.profiles import PROFILES, asked_but_not_sent, instance_for
+
+_NOT_STARTED = (RuntimeUnreachable, RuntimeNotReady, RuntimeBusy)
+_ATTEMPTS = 5
+_LONGEST_WAIT = 8.0
+_PROBE_SECONDS = 2.0
+_CONNECT_SECONDS = 10.0
+_ERROR_BODY_BYTES = 64 * 1024
+_METRICS_BYTES = 16 * 1024 * 1024
+_READ_BYTES = 256 * 1024
+_JSON_SLACK_BYTES = 1024 * 1024  # an answer holds more than its image: prompt, model name, white space
+
+
+@asynccontextmanager
+async def client_session() -> AsyncIterator[aiohttp.ClientSession]:
+    """The one pooled session that all runtimes share. No total time-out: waiting is bounded by the callers."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=timeout, auto_decompress=True, trust_env=False
+    ) as session:
+        yield session
+
+
+class KServeV1Runtime:
+    """The `Runtime` port on one KServe v1 model."""
+
+    def __init__(
+        self, model: ModelSettings, session: aiohttp.ClientSession, *, max_image_bytes: int, observer: Observer
+    ) -> None:
+        self._model = model
+        self._session = session
+        self._max_image_bytes = max_image_bytes
+        self._observer = observer
+        self._refused: set[str] = set()
+        self._tls: ssl.SSLContext | bool = ssl.create_default_context(cafile=model.ca_file) if model.ca_file else True
+
+    async def generate(self, request: GenerationRequest, staged: StagedFile) -> GeneratedImage:
+        body = await self._predict(request)
+        data, sha256, picture = await asyncio.to_thread(self._open_answer, body)
+        del body
+        await staged.write(data)
+        return GeneratedImage(
+            path=staged.path,
+            sha256=sha256,
+            size_bytes=len(data),
+            picture=picture,
+            seed_applied=PROFILES[self._model.profile].takes_seed and "seed" not in self._refused,
+            dropped_parameters=asked_but_not_sent(request, self._model, self._refused),
+        )
+
+    def forget(self) -> None:
+        self._refused.clear()
+
+    async def readiness(self) -> Readiness:
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS), self._request("GET", self._model.endpoint) as response:
+                document = json.loads(await _read_start(response) or b"null")
+        except TimeoutError:
+            return Readiness(ready=False, reached=False, detail="does not answer")
+        except (aiohttp.ClientError, OSError) as error:
+            return Readiness(ready=False, reached=False, detail=f"cannot be reached ({type(error).__name__})")
+        except (ValueError, RecursionError):
+            return Readiness(ready=False, reached=True, detail=f"answers HTTP {response.status} without JSON")
+        if (
+            response.status == 200
+            and isinstance(document, dict)
+            and document.get("ready", True) in (True, "True", "true")
+        ):
+            return Readiness(ready=True, reached=True, detail="")
+        detail = "says that the model is not ready" if response.status == 200 else f"answers HTTP {response.status}"
+        return Readiness(ready=False, reached=True, detail=detail)
+
+    async def metrics(self) -> tuple[bytes, str]:
+        parts = urlsplit(self._model.endpoint)
+        try:
+            async with (
+                asyncio.timeout(_PROBE_SECONDS * 2),
+                self._request("GET", f"{parts.scheme}://{parts.netloc}/metrics") as response,
+            ):
+                if response.status != 200:
+                    raise RuntimeFailure(f"The runtime answers HTTP {response.status} for its metrics.")
+                body = await _read_at_most(response, _METRICS_BYTES)
+                return body, response.headers.get("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise RuntimeUnreachable("The runtime does not give its metrics at the moment.") from error
+
+    # --- a predict ----------------------------------------------------------------------------------------------------
+
+    async def _predict(self, request: GenerationRequest) -> bytes:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_NOT_STARTED),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=_wait,
+            before_sleep=self._tell_retry,
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                return await self._predict_without_refused_keys(request)
+        raise AssertionError("unreachable: the last attempt raises")
+
+    async def _predict_without_refused_keys(self, request: GenerationRequest) -> bytes:
+        """Send; where the runtime names a key it does not take, send once more without that key."""
+        while True:
+            instance = instance_for(request, self._model, self._refused)
+            try:
+                return await self._send(instance)
+            except _UnexpectedKeyword as unexpected:
+                if unexpected.key not in instance or unexpected.key == "prompt":
+                    raise unexpected.failure from None
+                self._refused.add(unexpected.key)
+                self._observer(PredictRetried(model=self._model.name, reason="refused_parameters", wait=0.0))
+
+    async def _send(self, instance: dict[str, Any]) -> bytes:
+        limit = self._max_image_bytes * 4 // 3 + _JSON_SLACK_BYTES
+        body = json.dumps({"instances": [instance]}).encode()
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        try:
+            async with self._request("POST", f"{self._model.endpoint}:predict", data=body, headers=headers) as response:
+                if response.status == 200:
+                    return await self._read_answer(response, limit)
+                await self._refuse(response)
+        except aiohttp.ClientConnectorError as error:
+            self.forget()
+            raise RuntimeUnreachable(
+                "The model's runtime cannot be reached; it may be starting.", retry_after=30
+            ) from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise RuntimeUnreachable("The model's runtime does not accept connections.", retry_after=30) from error
+        except (aiohttp.ClientError, OSError) as error:
+            self.forget()
+            raise RuntimeLostAnswer(
+                "The connection to the model's runtime broke while it was working; it may have crashed. "
+                "A smaller size may help; the call can be repeated once the runtime is back."
+            ) from error
+
+    async def _read_answer(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        try:
+            return await _read_at_most(response, limit)
+        except _TooLarge as error:
+            raise RuntimeAnsweredNonsense(
+                f"The model's runtime answered more than the {self._max_image_bytes:,} bytes that an image may have "
+                "(MAX_IMAGE_BYTES)."
+            ) from error
+
+    async def _refuse(self, response: aiohttp.ClientResponse) -> NoReturn:
+        text = error_text(await _read_start(response))
+        ready = await self._says_ready() if response.status in (404, 503) else None
+        failure = refusal(response.status, text, retry_after=_seconds(response.headers.get("Retry-After")), ready=ready)
+        if (key := unexpected_keyword(response.status, text)) is not None:
+            raise _UnexpectedKeyword(key, failure)
+        raise failure
+
+    async def _says_ready(self) -> bool | None:
+        """What the model's own URL says; None when the runtime does not know the model."""
+        seen = await self.readiness()
+        if seen.ready:
+            return True
+        return None if seen.detail == "answers HTTP 404" else False
+
+    def _open_answer(self, body: bytes) -> tuple[bytes, str, Picture]:
+        data = image_bytes(body)
+        if len(data) > self._max_image_bytes:
+            raise RuntimeAnsweredNonsense(
+                f"The model's runtime answered an image of {len(data):,} bytes; allowed: {self._max_image_bytes:,}."
+            )
+        try:
+            picture = inspect(data)
+        except UndecodablePicture as error:
+            raise RuntimeAnsweredNonsense(
+                f"The model's runtime answered something that is no picture: {error.message}"
+            ) from error
+        return data, hashlib.sha256(data).hexdigest(), picture
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, url: str, headers: dict[str, str] | None = None, **kwargs: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        sent = dict(headers or {})
+        propagate.inject(sent)
+        if request_id := structlog.contextvars.get_contextvars().get("request_id"):
+            sent["X-Request-ID"] = request_id
+        if self._model.token is not None:
+            sent["Authorization"] = f"Bearer {await _read_secret(self._model.token)}"
+        async with self._session.request(
+            method, url, headers=sent, ssl=self._tls, allow_redirects=False, **kwargs
+        ) as response:
+            try:
+                yield response
+            finally:
+                if response.status != 200:
+                    response.close()  # after an error kserve may have spoiled the connection: never pool it
+
+    def _tell_retry(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        reason = error.reason if isinstance(error, RuntimeFailure) else "unknown"
+        self._observer(PredictRetried(model=self._model.name, reason=reason, wait=state.upcoming_sleep))
+
+
+class _UnexpectedKeyword(Exception):
+    def __init__(self, key: str, failure: RuntimeFailure) -> None:
+        super().__init__(key)
+        self.key = key
+        self.failure = failure
+
+
+class _TooLarge(Exception):
+    pass
+
+
+async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The whole body. Raises _TooLarge before more than `limit` bytes are held."""
+    if (response.content_length or 0) > limit:
+        raise _TooLarge
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(_READ_BYTES):
+        if len(body) + len(chunk) > limit:
+            raise _TooLarge
+        body += chunk
+    return bytes(body)
+
+
+async def _read_start(response: aiohttp.ClientResponse) -> bytes:
+    """As much of a body as an error needs."""
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(_ERROR_BODY_BYTES):
+        body += chunk
+        if len(body) >= _ERROR_BODY_BYTES:
+            break
+    return bytes(body)
+
+
+_backoff = wait_exponential_jitter(multiplier=0.25, max=_LONGEST_WAIT, jitter=0.25)
+
+
+def _wait(state: RetryCallState) -> float:
+    """Exponential backoff with jitter; a busy runtime's own Retry-After where it is short."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, RuntimeBusy) and error.retry_after else 0.0
+    return max(_backoff(state), asked if asked <= _LONGEST_WAIT else 0.0)
+
+
+def _seconds(header: str | None) -> float | None:
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, float(header or ""))
+    return None
+
+
+async def _read_secret(secret: Secret) -> str:
+    if secret.file is None:
+        return secret.text or ""
+    try:
+        async with aiofiles.open(secret.file, encoding="utf-8") as file:
+            return (await file.read()).strip()
+    except OSError as error:
+        raise RuntimeUnreachable("The token for the model's runtime cannot be read.") from error

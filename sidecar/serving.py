@@ -1,0 +1,124 @@
+"""Listening, signals and the way out.
+
+aiohttp's own runner closes its listeners first and then waits for handlers. A sidecar must go on answering while its
+generations finish, so the order here is: unready, drain with the doors open, then close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from aiohttp import web
+
+from sidecar.app import CONNECTIONS, OWN_URL, create_app, create_metrics_app
+from sidecar.config import Settings
+from sidecar.edge import keys
+from sidecar.errors import BadConfiguration
+
+_HANDLERS_SECONDS = 5.0  # what answers under way get once the drain is over
+_log = structlog.stdlib.get_logger("sidecar.serving")
+
+
+class Running:
+    """A started sidecar: where it listens and its application."""
+
+    def __init__(self, app: web.Application, url: str, metrics_url: str | None) -> None:
+        self.app = app
+        self.url = url
+        self.metrics_url = metrics_url
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """The sidecar, started and listening. Raises BadConfiguration when its port cannot be had."""
+    app = create_app(settings)
+    listen = settings.listen
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(_listening(app, app, listen.host, listen.port, "LISTEN_PORT"))
+        app[OWN_URL].append(url)
+        metrics_url = None
+        if listen.metrics_port is not None:
+            metrics_app = create_metrics_app(app)
+            metrics_url = await stack.enter_async_context(
+                _listening(metrics_app, app, listen.host, listen.metrics_port, "METRICS_LISTEN_PORT")
+            )
+        yield Running(app, url, metrics_url)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, drain, stop. A second signal ends at once."""
+    stop, stop_at_once = asyncio.Event(), asyncio.Event()
+    async with running(settings) as sidecar:
+        with _signals(stop, stop_at_once):
+            _log.info("listening", url=sidecar.url, mcp=f"{sidecar.url}/mcp", metrics=sidecar.metrics_url)
+            await stop.wait()
+            await drain(sidecar, settings, stop_at_once)
+    _log.info("stopped")
+
+
+async def drain(sidecar: Running, settings: Settings, stop_at_once: asyncio.Event) -> None:
+    """Unready at once, no new generations, those under way finish while polls and images are still served."""
+    sidecar.app[keys.HEALTH].stopping = True
+    service = sidecar.app[keys.SERVICE]
+    _log.info("draining", grace=settings.listen.shutdown_grace)
+    drained = asyncio.create_task(service.drain(settings.listen.shutdown_grace))
+    hurried = asyncio.create_task(stop_at_once.wait())
+    await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (drained, hurried):
+        task.cancel()
+    await asyncio.gather(drained, hurried, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event, stop_at_once: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        (stop_at_once if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def _listening(
+    app: web.Application, main: web.Application, host: str, port: int, variable: str
+) -> AsyncIterator[str]:
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, keepalive_timeout=75, shutdown_timeout=_HANDLERS_SECONDS
+    )
+    await runner.setup()
+    try:
+        if runner.server is None:
+            raise RuntimeError("aiohttp has made no server")
+        factory = main[CONNECTIONS].factory(runner.server)
+        try:
+            server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=512)
+        except (OSError, OverflowError, UnicodeError) as error:
+            raise BadConfiguration(
+                [f"{variable}: cannot listen on {host}:{port} ({error}); allowed: a free port of this machine"]
+            ) from error
+        try:
+            yield _url(server.sockets[0])
+        finally:
+            server.close()
+    finally:
+        await runner.cleanup()
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - recognised, not bound
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,388 @@
+"""Images in a directory: an emptyDir, or a volume that several pods share.
+
+Whatever is visible is complete: files are written under `staging/` with this process's name on them, synced, then
+renamed into place, the record last. All disk work runs on threads of the store's own, each call under a deadline, so a
+volume that stalls costs an error and not the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiofiles
+from aiofiles.threadpool.binary import AsyncFileIO
+
+from sidecar.domain import (
+    GeneratedImage,
+    ImageId,
+    ImageRecord,
+    Inventory,
+    RecordPage,
+    StoredImage,
+    owner_tag,
+    sortable_time,
+)
+from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure, StorageFull
+from sidecar.events import StorageOperation
+from sidecar.ports import Clock, ExpiredImage, Observer
+from sidecar.storages import disk, keys
+from sidecar.storages.file_inventory import ShardInventory
+from sidecar.storages.records import decode_record, encode_record
+
+_T = TypeVar("_T")
+
+_DEADLINE_SECONDS = 30.0
+_THREADS = 8
+_CACHED_RECORDS = 2048
+_CACHE_SECONDS = 1.0  # how long a record is believed without a look at the disk: another pod may have deleted it
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_IMAGE_EXTENSIONS = tuple(keys.extension(media_type) for media_type in ("image/png", "image/jpeg", "image/webp"))
+
+
+class FileStorage:
+    """The `Storage` port on a directory. `max_bytes` bounds it; None leaves that to the volume."""
+
+    backend = "file"
+
+    def __init__(self, root: Path, *, max_bytes: int | None, clock: Clock, observer: Observer) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._observer = observer
+        self._inventory = ShardInventory(root)
+        self._instance = secrets.token_hex(6)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="file-store")
+        self._cache: OrderedDict[ImageId, tuple[float, StoredImage]] = OrderedDict()
+        self._used = 0
+        self._reserved = 0
+        self._was_writable = False
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[FileStorage]:
+        """The store between start and stop. A directory that cannot be written yet is `check`'s to report."""
+        try:
+            with contextlib.suppress(StorageFailure):
+                await self.check()
+                if self._max_bytes is not None:
+                    await self.take_inventory(self._clock.now())
+            yield self
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # --- an image on its way in ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        if self._max_bytes is not None and self._used + self._reserved + size > self._max_bytes:
+            raise StorageFull(
+                f"The image store is full: {self._used:,} of {self._max_bytes:,} bytes are used and {self._reserved:,} "
+                "are reserved. Delete images that are no longer needed, or try again when some have expired.",
+                retry_after=60,
+            )
+        self._reserved += size
+        try:
+            yield
+        finally:
+            self._reserved -= size
+
+    @asynccontextmanager
+    async def stage(self, image_id: ImageId, expected: int) -> AsyncIterator[_StagedFile]:
+        path = self._root / "staging" / f"{self._instance}-{image_id}.part"
+        await self._run("stage", self._require_room, expected)
+        try:
+            file = await aiofiles.open(path, "xb", buffering=0, executor=self._threads)
+        except OSError as error:
+            raise self._failure(error) from error
+        staged = _StagedFile(path, file, self._failure)
+        try:
+            yield staged
+        finally:
+            await asyncio.shield(self._discard(staged, file))
+
+    async def _discard(self, staged: _StagedFile, file: AsyncFileIO) -> None:
+        with contextlib.suppress(OSError):
+            await file.close()
+        with contextlib.suppress(StorageFailure):
+            await self._run("discard", lambda: staged.path.unlink(missing_ok=True))
+
+    async def commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
+        stored = await self._run("commit", self._commit, image, record)
+        self._used += image.size_bytes
+        self._remember(stored)
+        return stored
+
+    def _commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
+        image_id = record.image_id
+        final = self._root / keys.image_key(image_id, image.picture.media_type)
+        placed = [final]
+        try:
+            disk.sync(image.path)
+            self._place(image.path, final)
+            if record.expires is not None:
+                placed.append(self._root / keys.expiry_key(record.expires, image_id))
+                self._in_directory(placed[-1], Path.touch)
+            disk.sync(final.parent)
+            self._write(self._root / keys.record_key(image_id), encode_record(record))
+        except OSError:
+            for path in placed:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+            raise
+        return StoredImage(record=record, path=final)
+
+    def _write(self, final: Path, data: bytes) -> None:
+        """Write a small file so that it is either whole or absent, also after a power cut."""
+        part = self._root / "staging" / f"{self._instance}-{secrets.token_hex(8)}.part"
+        try:
+            with part.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self._place(part, final)
+            disk.sync(final.parent)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+    def _place(self, source: Path, final: Path) -> None:
+        self._in_directory(final, source.rename)
+
+    def _in_directory(self, path: Path, action: Callable[[Path], object]) -> None:
+        """Do something to `path`, making its shard first if need be; another pod may be removing empty shards."""
+        for _ in range(3):
+            try:
+                action(path)
+                return
+            except FileNotFoundError:
+                self._make_shard(path.parent)
+        action(path)
+
+    def _make_shard(self, shard: Path) -> None:
+        """Make a directory below the root; never the root itself, whose absence means that the volume is gone."""
+        self._root.stat()
+        shard.mkdir(parents=True, exist_ok=True)
+
+    def _require_room(self, expected: int) -> None:
+        (self._root / "staging").stat()
+        room = os.statvfs(self._root)
+        if room.f_bavail * room.f_frsize < expected or (room.f_files and not room.f_favail):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def get(self, image_id: ImageId) -> StoredImage:
+        stored = self._recall(image_id)
+        if stored is None:
+            stored = await self._run("get", self._read, image_id)
+            self._remember(stored)
+        if stored.record.expired(self._clock.now()):
+            raise ImageNotFound
+        return stored
+
+    def _read(self, image_id: ImageId) -> StoredImage:
+        try:
+            record = decode_record((self._root / keys.record_key(image_id)).read_bytes())
+        except (FileNotFoundError, ValueError):
+            self._root.stat()  # a vanished volume is not a missing image
+            raise ImageNotFound from None
+        path = self._root / keys.image_key(image_id, record.picture.media_type)
+        if not path.exists():
+            raise ImageNotFound
+        return StoredImage(record=record, path=path)
+
+    async def thumbnail(self, image_id: ImageId) -> bytes | None:
+        return await self._run("get", disk.bytes_or_none, self._root / keys.thumbnail_key(image_id))
+
+    async def put_thumbnail(self, image_id: ImageId, data: bytes) -> None:
+        await self._run("commit", self._write, self._root / keys.thumbnail_key(image_id), data)
+        self._used += len(data)
+
+    async def page(self, owner: str, *, limit: int, cursor: str | None = None) -> RecordPage:
+        tag = owner_tag(owner)
+        if cursor is not None and not _is_cursor(cursor, tag):
+            raise InvalidRequest("cursor: not one that this server gave; leave it out to start with the newest image.")
+        return await self._run("list", self._page, tag, limit, cursor)
+
+    def _page(self, tag: str, limit: int, cursor: str | None) -> RecordPage:
+        now = self._clock.now()
+        records: list[ImageRecord] = []
+        for name in self._record_names(tag, cursor):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                record = decode_record(self._record_path(tag, name).read_bytes())
+                if not record.expired(now):
+                    records.append(record)
+            if len(records) == limit:
+                return RecordPage(records=tuple(records), cursor=name)
+        return RecordPage(records=tuple(records))
+
+    def _record_names(self, tag: str, cursor: str | None) -> Iterator[str]:
+        """Names of one owner's records after the cursor, newest first, one shard read at a time."""
+        shards = self._root / keys.records_of(tag)
+        for shard in disk.names(shards):
+            if cursor is not None and shard < cursor[: keys.SHARD_DIGITS]:
+                continue
+            for name in disk.names(shards / shard):
+                stem = name.removesuffix(".json")
+                if cursor is None or stem > cursor:
+                    yield stem
+
+    def _record_path(self, tag: str, name: str) -> Path:
+        return self._root / keys.records_of(tag) / name[: keys.SHARD_DIGITS] / f"{name}.json"
+
+    # --- deleting -----------------------------------------------------------------------------------------------------
+
+    async def delete(self, image_id: ImageId) -> int | None:
+        return self._forget(image_id, await self._run("delete", self._delete, image_id))
+
+    def _delete(self, image_id: ImageId) -> int | None:
+        try:
+            expires = self._read(image_id).record.expires
+        except ImageNotFound:
+            return None
+        return self._remove(image_id, keys.expiry_key(expires, image_id) if expires else None)
+
+    async def delete_expired(self, expired: ExpiredImage) -> int | None:
+        freed = await self._run("delete", self._remove, expired.image_id, expired.key)
+        return self._forget(expired.image_id, freed)
+
+    def _remove(self, image_id: ImageId, expiry_key: str | None) -> int | None:
+        """The record first: from then on nobody sees the image. Whoever removes the record has deleted the image."""
+        winner = disk.unlink(self._root / keys.record_key(image_id)) is not None
+        stem = self._root / keys.thumbnail_key(image_id).removesuffix(keys.THUMBNAIL_SUFFIX)
+        files = [Path(f"{stem}.{extension}") for extension in _IMAGE_EXTENSIONS]
+        freed = sum(disk.unlink(path) or 0 for path in [*files, Path(f"{stem}{keys.THUMBNAIL_SUFFIX}")])
+        if expiry_key is not None:
+            disk.unlink(self._root / expiry_key)
+        return freed if winner else None
+
+    def _forget(self, image_id: ImageId, freed: int | None) -> int | None:
+        self._cache.pop(image_id, None)
+        self._used = max(0, self._used - (freed or 0))
+        return freed
+
+    # --- upkeep -------------------------------------------------------------------------------------------------------
+
+    async def expired(self, now: datetime) -> AsyncIterator[ExpiredImage]:
+        last_shard = sortable_time(now)[: keys.SHARD_DIGITS]
+        for shard in await self._run("list", disk.names, self._root / "expiry"):
+            if shard > last_shard:
+                return
+            directory = self._root / "expiry" / shard
+            for name in await self._run("list", disk.names, directory):
+                entry = keys.expiry_of_name(name)
+                if entry is not None and entry[0] <= now:
+                    yield ExpiredImage(entry[1], f"expiry/{shard}/{name}")
+            await self._run("list", disk.remove_if_old_and_empty, directory, now.timestamp())
+
+    async def delete_leftovers(self, now: datetime) -> int:
+        return await self._run("delete", self._delete_leftovers, now.timestamp() - disk.LEFTOVER_SECONDS)
+
+    def _delete_leftovers(self, before: float) -> int:
+        staging = self._root / "staging"
+        return sum(disk.unlink_older(staging / name, before) for name in disk.names(staging))
+
+    async def take_inventory(self, now: datetime) -> Inventory:
+        images = size_bytes = orphans = 0
+        for shard in await self._run("list", self._inventory.shards):
+            counted = await self._run("inventory", self._inventory.count, shard, now.timestamp())
+            images, size_bytes, orphans = images + counted.images, size_bytes + counted.size, orphans + counted.orphans
+        self._used = size_bytes
+        free = await self._run("inventory", self._free_bytes)
+        return Inventory(images=images, size_bytes=size_bytes, free_bytes=free, orphans_deleted=orphans)
+
+    def _free_bytes(self) -> int:
+        room = os.statvfs(self._root)
+        return room.f_bavail * room.f_frsize
+
+    async def check(self) -> None:
+        await self._run("check", self._check)
+
+    def _check(self) -> None:
+        if not self._was_writable:
+            self._root.mkdir(parents=True, exist_ok=True)
+        (self._root / "staging").mkdir(exist_ok=True)
+        probe = self._root / "staging" / f"{self._instance}-probe.part"
+        probe.write_bytes(b"writable")
+        probe.unlink()
+        self._was_writable = True
+
+    # --- one way to the disk ------------------------------------------------------------------------------------------
+
+    async def _run(self, operation: str, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Run `work` on a thread of the store, timed, bounded, its OSErrors translated."""
+        started = time.perf_counter()
+        outcome = "ok"
+        try:
+            async with asyncio.timeout(_DEADLINE_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        except TimeoutError as error:
+            outcome = "timed_out"
+            raise StorageFailure("The image store does not answer at the moment.", retry_after=30) from error
+        except OSError as error:
+            failure = self._failure(error)
+            outcome = failure.reason
+            raise failure from error
+        except SidecarError as error:
+            outcome = error.reason
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            self._observer(
+                StorageOperation(backend=self.backend, operation=operation, outcome=outcome, seconds=seconds)
+            )
+
+    def _failure(self, error: OSError) -> StorageFailure:
+        reason = os.strerror(error.errno) if error.errno else type(error).__name__
+        if error.errno in _NO_ROOM:
+            return StorageFull(
+                "The image store's disk is full. Delete images that are no longer needed.", retry_after=60
+            )
+        return StorageFailure(f"The image store cannot be used at the moment ({reason}).", retry_after=30)
+
+    def _recall(self, image_id: ImageId) -> StoredImage | None:
+        cached = self._cache.get(image_id)
+        if cached is None or self._clock.monotonic() - cached[0] > _CACHE_SECONDS:
+            return None
+        return cached[1]
+
+    def _remember(self, stored: StoredImage) -> None:
+        self._cache[stored.record.image_id] = (self._clock.monotonic(), stored)
+        self._cache.move_to_end(stored.record.image_id)
+        if len(self._cache) > _CACHED_RECORDS:
+            self._cache.popitem(last=False)
+
+
+class _StagedFile:
+    """A file under `staging/`, written as the image arrives."""
+
+    def __init__(self, path: Path, file: AsyncFileIO, failure: Callable[[OSError], StorageFailure]) -> None:
+        self.path = path
+        self._file = file
+        self._failure = failure
+
+    async def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:  # an unbuffered file may take less than it was given
+                view = view[await self._file.write(view) :]
+        except OSError as error:
+            raise self._failure(error) from error
+
+
+def _is_cursor(cursor: str, tag: str) -> bool:
+    try:
+        return keys.image_id_of_record_name(cursor).owner_tag == tag
+    except (ImageNotFound, ValueError):
+        return False

@@ -1,0 +1,68 @@
+"""Where things lie in a store: one scheme of keys for directories and buckets.
+
+    records/{owner}/{shard}/{name}.json    newest first: the time in shard and name is reversed
+    images/{shard}/{id}.png                beside it {id}.thumbnail.webp
+    expiry/{shard}/{time}-{id}             an empty entry a sweep finds by the time it names
+    staging/{instance}-{id}.part           local only: files under way
+
+A shard is the first five of nine base-32 time digits, about 17 minutes. Listing the newest N reads the first shards of
+one owner; a sweep reads the expiry shards up to now; every key follows from the id (and, for expiry, the time) alone.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sidecar.domain import TIME_DIGITS, ImageId, reverse_digits, sortable_time, time_from_sortable
+from sidecar.errors import ImageNotFound
+
+SHARD_DIGITS = 5
+THUMBNAIL_SUFFIX = ".thumbnail.webp"
+
+_EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+
+
+def extension(media_type: str) -> str:
+    """The file name extension of a media type that the sidecar accepts."""
+    return _EXTENSIONS[media_type]
+
+
+def records_of(owner_tag: str) -> str:
+    return f"records/{owner_tag}"
+
+
+def record_name(image_id: ImageId) -> str:
+    """The id with its time reversed, so that the newest sorts first."""
+    return reverse_digits(image_id.time_digits) + image_id.text[len(image_id.time_digits) :]
+
+
+def image_id_of_record_name(name: str) -> ImageId:
+    """The inverse of `record_name`. Raises ImageNotFound or ValueError for foreign names."""
+    return ImageId.parse(reverse_digits(name[:TIME_DIGITS]) + name[TIME_DIGITS:])
+
+
+def record_key(image_id: ImageId) -> str:
+    name = record_name(image_id)
+    return f"{records_of(image_id.owner_tag)}/{name[:SHARD_DIGITS]}/{name}.json"
+
+
+def image_key(image_id: ImageId, media_type: str) -> str:
+    return f"images/{image_id.text[:SHARD_DIGITS]}/{image_id}.{extension(media_type)}"
+
+
+def thumbnail_key(image_id: ImageId) -> str:
+    return f"images/{image_id.text[:SHARD_DIGITS]}/{image_id}{THUMBNAIL_SUFFIX}"
+
+
+def expiry_key(expires: datetime, image_id: ImageId) -> str:
+    digits = sortable_time(expires)
+    return f"expiry/{digits[:SHARD_DIGITS]}/{digits}-{image_id}"
+
+
+def expiry_of_name(name: str) -> tuple[datetime, ImageId] | None:
+    """The time and id an expiry entry names, or None for a foreign name."""
+    digits, _, text = name.partition("-")
+    try:
+        return time_from_sortable(digits), ImageId.parse(text)
+    except (ValueError, OverflowError, OSError, ImageNotFound):
+        return None

@@ -1,0 +1,113 @@
+"""A running sidecar as production runs it, beside a fake KServe, both on free ports of loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from mcp.client import Client
+
+from sidecar.config import read_settings
+from sidecar.core.service import ImageService
+from sidecar.edge import keys
+from sidecar.serving import Running, running
+from tests.fake_kserve import FakeKServe
+
+ERAS = ("auto", "legacy")
+"""The SDK client's modes: the modern protocol, and the initialize handshake."""
+
+
+@pytest.fixture
+async def kserve(aiohttp_server: Any) -> FakeKServe:
+    fake = FakeKServe()
+    fake.server = await aiohttp_server(fake.app)
+    return fake
+
+
+class Sidecar:
+    """What tests need of a running sidecar."""
+
+    def __init__(self, started: Running, store: Path, session: aiohttp.ClientSession) -> None:
+        self.url = started.url
+        self.metrics_url = started.metrics_url
+        self.app = started.app
+        self.store = store
+        self.session = session
+
+    @property
+    def service(self) -> ImageService:
+        return self.app[keys.SERVICE]
+
+    def client(self, era: str = "auto") -> Client:
+        return Client(f"{self.url}/mcp", mode=era)
+
+    async def generate(self, era: str = "auto", **arguments: Any) -> Any:
+        """One call of generate_image by a client of its own."""
+        async with self.client(era) as client:
+            return await client.call_tool("generate_image", {"prompt": "a cat", **arguments})
+
+    async def made(self, **arguments: Any) -> dict[str, Any]:
+        """The first image of a call that must succeed."""
+        result = await self.generate(**{"result": "link", **arguments})
+        assert not result.is_error, result.content
+        image: dict[str, Any] = result.structured_content["images"][0]
+        return image
+
+    async def get(self, path: str, **kwargs: Any) -> tuple[aiohttp.ClientResponse, bytes]:
+        url = path if path.startswith("http") else f"{self.url}{path}"
+        method = kwargs.pop("method", "GET")
+        async with self.session.request(method, url, **kwargs) as response:
+            return response, await response.read()
+
+    async def metric(self, line: str) -> float:
+        """The value of one sample, such as `imagegen_queue_depth{model="painter"}`."""
+        _, body = await self.get("/metrics")
+        for text in body.decode().splitlines():
+            if text.startswith(f"{line} "):
+                return float(text.rsplit(" ", 1)[1])
+        raise AssertionError(f"no sample {line}")
+
+    async def until_ready(self) -> None:
+        """Wait for /readyz, which looks at the runtime in the background."""
+        async with asyncio.timeout(20):
+            while (await self.get("/readyz"))[0].status != 200:
+                await asyncio.sleep(0.02)
+
+    def stored(self) -> list[str]:
+        """The files of images and records, without staging."""
+        parts = [path.relative_to(self.store) for path in self.store.rglob("*") if path.is_file()]
+        return sorted(str(part) for part in parts)
+
+
+StartSidecar = Callable[..., Awaitable[Sidecar]]
+
+
+@pytest.fixture
+async def start_sidecar(kserve: FakeKServe, tmp_path: Path) -> AsyncIterator[StartSidecar]:
+    """Start sidecars with settings of their own; they stop with the test."""
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+
+        async def start(**environment: str) -> Sidecar:
+            server = kserve.server
+            store = tmp_path / "images"
+            given = {
+                "LISTEN_PORT": "0",
+                "KSERVE_ENDPOINT": f"http://127.0.0.1:{server.port}/v1/models/painter",
+                "STORAGE_PATH": str(store),
+                **environment,
+            }
+            started = await stack.enter_async_context(running(read_settings(given)))
+            return Sidecar(started, Path(given["STORAGE_PATH"]), session)
+
+        yield start
+
+
+@pytest.fixture
+async def sidecar(start_sidecar: StartSidecar) -> Sidecar:
+    return await start_sidecar()

@@ -1,0 +1,124 @@
+"""Write the tables of docs/reference.md from the code, or with --check say whether they are up to date.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from sidecar.app import create_app
+from sidecar.cli import build_parser
+from sidecar.config import VARIABLES, read_settings
+from sidecar.core.generation_queue import ModelQueue
+from sidecar.edge.tools.generate_image import TOOL
+from sidecar.observe.metrics import Metrics
+from sidecar.ports import SystemClock
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "docs" / "reference.md",)
+_TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _rows(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def commands() -> str:
+    group: Any = build_parser()._subparsers
+    (subparsers,) = group._group_actions
+    rows = ((f"`{choice.dest}`", choice.help or "") for choice in subparsers._choices_actions)
+    return _rows(("command", "does"), rows)
+
+
+def settings() -> str:
+    rows = (
+        (
+            f"`{variable.name}`" + (f", `{variable.name}_FILE`" if variable.secret else ""),
+            f"`{variable.default}`" if variable.default else "–",
+            variable.unit,
+            f"{variable.meaning} Allowed: {variable.allowed}.",
+        )
+        for variable in VARIABLES
+    )
+    return _rows(("variable", "default", "unit", "meaning"), rows)
+
+
+def routes() -> str:
+    router = create_app(read_settings({})).router
+    found = {(route.method, route.resource.canonical) for route in router.routes() if route.resource is not None}
+    rows = (
+        (f"`{path}`", ", ".join(sorted(method for method, other in found if other == path)))
+        for path in sorted({p for _, p in found})
+    )
+    return _rows(("route", "methods"), rows)
+
+
+def arguments() -> str:
+    schema = TOOL.definition.input_schema
+    rows = (
+        (
+            f"`{name}`" + (" (required)" if name in schema["required"] else ""),
+            field["description"],
+            TOOL.arguments.allowed[name],
+        )
+        for name, field in schema["properties"].items()
+    )
+    return _rows(("argument", "meaning", "allowed"), rows)
+
+
+def metrics() -> str:
+    queue = ModelQueue(concurrency=1, limit=1, clock=SystemClock())
+    registry: CollectorRegistry = Metrics({"MODEL": queue}, "file").registry
+    rows = []
+    for family in registry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        rows.append((f"`{name}`", family.type, ", ".join(_labels(registry, family.name)) or "–", family.documentation))
+    return _rows(("metric", "type", "labels", "meaning"), rows)
+
+
+def _labels(registry: CollectorRegistry, name: str) -> tuple[str, ...]:
+    for collector, names in registry._collector_to_names.items():
+        if name in names and hasattr(collector, "_labelnames"):
+            return tuple(collector._labelnames)
+    return ("model",)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "settings": settings,
+    "routes": routes,
+    "arguments": arguments,
+    "metrics": metrics,
+}
+
+
+def rendered(page: str) -> str:
+    """The page with every table made anew."""
+    return _TABLE.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], page)
+
+
+def main() -> None:
+    stale = []
+    for path in PAGES:
+        before = path.read_text(encoding="utf-8")
+        after = rendered(before)
+        if before == after:
+            continue
+        stale.append(path.relative_to(ROOT))
+        if "--check" not in sys.argv:
+            path.write_text(after, encoding="utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
+    if stale and "--check" in sys.argv:
+        sys.exit(f"not up to date, run `make docs`: {', '.join(map(str, stale))}")
+
+
+if __name__ == "__main__":
+    main()
