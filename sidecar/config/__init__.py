@@ -1,7 +1,7 @@
 """The environment, parsed once into frozen groups.
 
 `VARIABLES` is the only list of settings: `read_settings` parses by it, `mcp-image-sidecar config` prints it, and
-docs/configuration.md is generated from it.
+the table in docs/reference.md is generated from it.
 """
 
 from sidecar.config.reading import SettingRow, read_settings, setting_rows

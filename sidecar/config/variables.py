@@ -80,7 +80,7 @@ VARIABLES: tuple[Variable, ...] = (
         parse=parsers.existing_file,
         allowed="the path of an existing YAML file",
         unit="path",
-        meaning="Several models in one YAML file (docs/configuration.md shows its form). Set, it replaces "
+        meaning="Several models in one YAML file (docs/reference.md shows its form). Set, it replaces "
         "KSERVE_ENDPOINT; the other variables are its models' defaults.",
     ),
     Variable(

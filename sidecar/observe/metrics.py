@@ -1,6 +1,6 @@
 """The facts of the core as Prometheus metrics, on a registry of the application's own.
 
-`METRICS` in docs/metrics.md is generated from this registry. Labels never carry what a caller chose.
+The table in docs/reference.md is generated from this registry. Labels never carry what a caller chose.
 """
 
 from __future__ import annotations
