@@ -137,6 +137,6 @@ class StorageFull(StorageFailure):
 
 
 def bounded(text: str, limit: int = 300) -> str:
-    """Foreign text on one line, at most `limit` characters, fit for a message or a log."""
-    line = " ".join(text.split())
+    """Foreign text on one line, at most `limit` characters, fit for a message or a log (no lone surrogates)."""
+    line = " ".join(text.encode("utf-8", "replace").decode().split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

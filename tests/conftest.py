@@ -111,3 +111,26 @@ async def start_sidecar(kserve: FakeKServe, tmp_path: Path) -> AsyncIterator[Sta
 @pytest.fixture
 async def sidecar(start_sidecar: StartSidecar) -> Sidecar:
     return await start_sidecar()
+
+
+async def metric_becomes(sidecar: Sidecar, line: str, value: float) -> None:
+    """Wait until one sample of /metrics has this value."""
+    async with asyncio.timeout(10):
+        while f"{line} {float(value)}" not in (await sidecar.get("/metrics"))[1].decode().splitlines():
+            await asyncio.sleep(0.01)
+
+
+def raw_tool_call(era: str, arguments: dict[str, Any], headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """What `session.post` needs for one self-contained tools/call of generate_image, without the SDK's client."""
+    version = "2026-07-28" if era == "auto" else "2025-06-18"
+    params: dict[str, Any] = {"name": "generate_image", "arguments": arguments}
+    sent = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": version, **(headers or {})}
+    if era == "auto":
+        about = "io.modelcontextprotocol"
+        params["_meta"] = {
+            f"{about}/protocolVersion": version,
+            f"{about}/clientCapabilities": {},
+            f"{about}/clientInfo": {"name": "raw", "version": "1"},
+        }
+        sent |= {"Mcp-Method": "tools/call", "Mcp-Name": "generate_image"}
+    return {"json": {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}, "headers": sent}

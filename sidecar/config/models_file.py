@@ -44,7 +44,7 @@ MODEL_FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "default_size": (_text_of(parsers.pixel_size), "WIDTHxHEIGHT, each 64 to 2048 in multiples of 8"),
     "extra_parameters": (_mapping, "a mapping of further keys sent with each predict"),
     "token_file": (_text_of(parsers.existing_file), "the path of an existing file"),
-    "ca_file": (_text_of(parsers.existing_file), "the path of an existing PEM file"),
+    "ca_file": (_text_of(parsers.ca_file), "the path of an existing PEM file"),
 }
 """What an entry of MODELS_FILE may hold: how it is read, and what is allowed."""
 

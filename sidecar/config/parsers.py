@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -113,6 +114,13 @@ def existing_file(text: str) -> Path:
     path = Path(text)
     if not path.is_file():
         raise ValueError
+    return path
+
+
+def ca_file(text: str) -> Path:
+    """A file of PEM certificates. Raises ValueError or OSError (SSLError is one)."""
+    path = existing_file(text)
+    ssl.create_default_context(cafile=path)
     return path
 
 

@@ -69,7 +69,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="KSERVE_CA_FILE",
         default=None,
-        parse=parsers.existing_file,
+        parse=parsers.ca_file,
         allowed="the path of an existing PEM file",
         unit="path",
         meaning="Certificate authorities to trust for an https KSERVE_ENDPOINT. Unset: the system's.",

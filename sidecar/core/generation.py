@@ -139,7 +139,7 @@ class Generation:
         if all(predict.task.done() for predict in self.predicts):
             return True
         if self._overdue():
-            self._give_up("failed", RuntimeTimedOut.reason)
+            self._give_up("completed" if self.images else "failed", RuntimeTimedOut.reason)
             return True
         return False
 
@@ -192,7 +192,7 @@ class Generation:
                 "Try again later."
             )
         return RuntimeTimedOut(
-            f"The model's runtime has not answered within {seconds:.0f} seconds. It is still working: if the image "
+            f"The model's runtime has not answered within {seconds:.0f} seconds. It may still be working: if the image "
             f"comes, it is stored as {predict.image_id}. Do not repeat the call at once; fewer steps or a smaller size "
             "take less time."
         )

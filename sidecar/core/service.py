@@ -103,10 +103,12 @@ class ImageService:
         predict.task = asyncio.create_task(self._make(lane, predict, owner), name=f"predict {predict.image_id}")
         self._predicts.add(predict.task)
         self._idle.clear()
-        predict.task.add_done_callback(lambda task: self._ended(predict, task))
+        predict.task.add_done_callback(lambda task: self._ended(lane, predict, task))
         return predict
 
-    def _ended(self, predict: Predict, task: asyncio.Task[StoredImage]) -> None:
+    def _ended(self, lane: Lane, predict: Predict, task: asyncio.Task[StoredImage]) -> None:
+        if predict.started is None and predict.turn.done() and not predict.turn.cancelled():
+            lane.queue.release()  # the slot came in the moment of cancellation
         self._predicts.discard(task)
         if not self._predicts:
             self._idle.set()
@@ -117,7 +119,7 @@ class ImageService:
 
     async def _make(self, lane: Lane, predict: Predict, owner: str) -> StoredImage:
         queued = self._clock.monotonic()
-        await _slot(lane, predict.turn)
+        await predict.turn
         predict.started = self._clock.monotonic()
         waited = predict.started - queued
         self._observer(PredictStarted(model=lane.settings.name, waited=waited))
@@ -219,16 +221,6 @@ class ImageService:
                 await self._storage.put_thumbnail(image_id, data)
         self._thumbnails.put(image_id, data)
         return data
-
-
-async def _slot(lane: Lane, turn: asyncio.Future[None]) -> None:
-    """Wait for the turn; a slot that came in the moment of cancellation is given back."""
-    try:
-        await turn
-    except asyncio.CancelledError:
-        if turn.done() and not turn.cancelled():
-            lane.queue.release()
-        raise
 
 
 class _ByteCache:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pybase64
 
-from sidecar.errors import RuntimeAnsweredNonsense, bounded
+from sidecar.errors import RuntimeAnsweredNonsense
 
 
 def image_bytes(body: bytes) -> bytes:
@@ -17,7 +17,7 @@ def image_bytes(body: bytes) -> bytes:
         document: Any = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RuntimeAnsweredNonsense(
-            f"The model's runtime did not answer with JSON but with {_start(body)}"
+            f"The model's runtime did not answer with JSON but with {_kind(body) if body else 'nothing'}"
         ) from error
     try:
         encoded = document["predictions"][0]["image"]["b64"]
@@ -33,5 +33,7 @@ def image_bytes(body: bytes) -> bytes:
         raise RuntimeAnsweredNonsense("The model's runtime answered damaged or truncated base64") from error
 
 
-def _start(body: bytes) -> str:
-    return repr(bounded(body[:200].decode("utf-8", "replace"), 60)) if body else "nothing"
+def _kind(body: bytes) -> str:
+    """What there is instead, unquoted: a runtime may echo what it was sent, a token too."""
+    start = body[:200].lstrip()
+    return "an HTML page" if start.startswith(b"<") else "damaged or truncated JSON" if start[:1] in b"{[" else "text"

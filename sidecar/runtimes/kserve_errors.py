@@ -25,18 +25,18 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemory|not enough memory", re.I
 
 
 def error_text(body: bytes) -> str:
-    """What an error body says, bounded; an empty text when it says nothing readable."""
+    """What an error body says; an empty text when it says nothing readable. Not bounded: its end may be what counts."""
     try:
         document: Any = json.loads(body)
     except (ValueError, RecursionError):
         text = body[:4096].decode("utf-8", "replace").strip()
-        return "" if text.startswith("<") else bounded(text)
+        return "" if text.startswith("<") else text
     said = document.get("error", document.get("detail")) if isinstance(document, dict) else None
     if isinstance(said, list):
         said = "; ".join(str(item.get("msg", item)) if isinstance(item, dict) else str(item) for item in said[:5])
     if isinstance(said, dict):
         said = said.get("message", json.dumps(said))
-    return bounded(str(said)) if said else ""
+    return str(said) if said else ""
 
 
 def unexpected_keyword(status: int, text: str) -> str | None:
@@ -47,7 +47,7 @@ def unexpected_keyword(status: int, text: str) -> str | None:
 
 def refusal(status: int, text: str, *, retry_after: float | None, ready: bool | None) -> RuntimeFailure:
     """The error for a status that is not 200. `ready` is what the model's own URL said, where it was asked."""
-    said = f": {text}" if text else ""
+    said = f": {bounded(text)}" if text else ""
     if _OUT_OF_MEMORY.search(text):
         return RuntimeOutOfMemory(
             "The model's accelerator ran out of memory. Ask for a smaller size or fewer images at once"

@@ -22,7 +22,7 @@ import aiofiles
 import aiohttp
 import structlog
 from opentelemetry import propagate
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from sidecar.config import ModelSettings, Secret
 from sidecar.domain import GeneratedImage, GenerationRequest, Picture
@@ -40,7 +40,7 @@ from sidecar.imaging.inspect import inspect
 from sidecar.ports import Observer, Readiness, StagedFile
 from sidecar.runtimes.kserve_answer import image_bytes
 from sidecar.runtimes.kserve_errors import error_text, refusal, unexpected_keyword
-from sidecar.runtimes.profiles import PROFILES, asked_but_not_sent, instance_for
+from sidecar.runtimes.profiles import PROFILES, instance_for
 
 _NOT_STARTED = (RuntimeUnreachable, RuntimeNotReady, RuntimeBusy)
 _ATTEMPTS = 5
@@ -78,7 +78,7 @@ class KServeV1Runtime:
         self._tls: ssl.SSLContext | bool = ssl.create_default_context(cafile=model.ca_file) if model.ca_file else True
 
     async def generate(self, request: GenerationRequest, staged: StagedFile) -> GeneratedImage:
-        body = await self._predict(request)
+        body, sent = await self._predict(request)
         data, sha256, picture = await asyncio.to_thread(self._open_answer, body)
         del body
         await staged.write(data)
@@ -87,8 +87,8 @@ class KServeV1Runtime:
             sha256=sha256,
             size_bytes=len(data),
             picture=picture,
-            seed_applied=PROFILES[self._model.profile].takes_seed and "seed" not in self._refused,
-            dropped_parameters=asked_but_not_sent(request, self._model, self._refused),
+            seed_applied=PROFILES[self._model.profile].takes_seed and "seed" in sent,
+            dropped_parameters=tuple(key for key in instance_for(request, self._model, ()) if key not in sent),
         )
 
     def forget(self) -> None:
@@ -100,6 +100,8 @@ class KServeV1Runtime:
                 document = json.loads(await _read_start(response) or b"null")
         except TimeoutError:
             return Readiness(ready=False, reached=False, detail="does not answer")
+        except RuntimeFailure as error:  # the token cannot be read
+            return Readiness(ready=False, reached=False, detail=error.message)
         except (aiohttp.ClientError, OSError) as error:
             return Readiness(ready=False, reached=False, detail=f"cannot be reached ({type(error).__name__})")
         except (ValueError, RecursionError):
@@ -129,9 +131,10 @@ class KServeV1Runtime:
 
     # --- a predict ----------------------------------------------------------------------------------------------------
 
-    async def _predict(self, request: GenerationRequest) -> bytes:
+    async def _predict(self, request: GenerationRequest) -> tuple[bytes, dict[str, Any]]:
+        """The answer's body, and the instance it answers."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_NOT_STARTED),
+            retry=retry_if_exception(_cannot_have_started),
             stop=stop_after_attempt(_ATTEMPTS),
             wait=_wait,
             before_sleep=self._tell_retry,
@@ -142,12 +145,12 @@ class KServeV1Runtime:
                 return await self._predict_without_refused_keys(request)
         raise AssertionError("unreachable: the last attempt raises")
 
-    async def _predict_without_refused_keys(self, request: GenerationRequest) -> bytes:
+    async def _predict_without_refused_keys(self, request: GenerationRequest) -> tuple[bytes, dict[str, Any]]:
         """Send; where the runtime names a key it does not take, send once more without that key."""
         while True:
             instance = instance_for(request, self._model, self._refused)
             try:
-                return await self._send(instance)
+                return await self._send(instance), instance
             except _UnexpectedKeyword as unexpected:
                 if unexpected.key not in instance or unexpected.key == "prompt":
                     raise unexpected.failure from None
@@ -163,6 +166,10 @@ class KServeV1Runtime:
                 if response.status == 200:
                     return await self._read_answer(response, limit)
                 await self._refuse(response)
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+            raise RuntimeFailure(
+                "The certificate of the model's runtime is not trusted; its operator sets KSERVE_CA_FILE."
+            ) from error
         except aiohttp.ClientConnectorError as error:
             self.forget()
             raise RuntimeUnreachable(
@@ -188,10 +195,16 @@ class KServeV1Runtime:
 
     async def _refuse(self, response: aiohttp.ClientResponse) -> NoReturn:
         text = error_text(await _read_start(response))
+        if self._model.token is not None and (token := await _read_secret(self._model.token)):
+            text = text.replace(token, "***")  # some servers echo what they were sent
         ready = await self._says_ready() if response.status in (404, 503) else None
         failure = refusal(response.status, text, retry_after=_seconds(response.headers.get("Retry-After")), ready=ready)
         if (key := unexpected_keyword(response.status, text)) is not None:
             raise _UnexpectedKeyword(key, failure)
+        if isinstance(failure, RuntimeNotReady):
+            self.forget()  # it may have restarted
+        if response.status == 503 and ready:  # a gateway may say so after the work has begun
+            raise failure from _MayHaveStarted()
         raise failure
 
     async def _says_ready(self) -> bool | None:
@@ -199,7 +212,7 @@ class KServeV1Runtime:
         seen = await self.readiness()
         if seen.ready:
             return True
-        return None if seen.detail == "answers HTTP 404" else False
+        return None if seen.detail.startswith("answers HTTP 404") else False
 
     def _open_answer(self, body: bytes) -> tuple[bytes, str, Picture]:
         data = image_bytes(body)
@@ -251,6 +264,14 @@ class _TooLarge(Exception):
     pass
 
 
+class _MayHaveStarted(Exception):
+    """The cause of a refusal that says nothing of whether the work has begun."""
+
+
+def _cannot_have_started(error: BaseException) -> bool:
+    return isinstance(error, _NOT_STARTED) and not isinstance(error.__cause__, _MayHaveStarted)
+
+
 async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The whole body. Raises _TooLarge before more than `limit` bytes are held."""
     if (response.content_length or 0) > limit:
@@ -290,10 +311,16 @@ def _seconds(header: str | None) -> float | None:
 
 
 async def _read_secret(secret: Secret) -> str:
-    if secret.file is None:
-        return secret.text or ""
+    """A bearer token without the line end that files tend to have. Raises RuntimeFailure."""
+    text = secret.text or ""
     try:
-        async with aiofiles.open(secret.file, encoding="utf-8") as file:
-            return (await file.read()).strip()
+        if secret.file is not None:
+            async with aiofiles.open(secret.file, encoding="utf-8") as file:
+                text = await file.read()
     except OSError as error:
         raise RuntimeUnreachable("The token for the model's runtime cannot be read.") from error
+    except ValueError as error:
+        raise RuntimeFailure("The token for the model's runtime is not a text.") from error
+    if not text.strip().isprintable():
+        raise RuntimeFailure("The token for the model's runtime is not one line of text.")
+    return text.strip()

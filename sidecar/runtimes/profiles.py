@@ -40,9 +40,3 @@ def instance_for(request: GenerationRequest, model: ModelSettings, refused: Coll
     asked = {key: value for key in keys if (value := getattr(request, key)) is not None}
     optional = {key: value for key, value in {**model.extra_parameters, **asked}.items() if key not in refused}
     return {"prompt": request.prompt, **optional}
-
-
-def asked_but_not_sent(request: GenerationRequest, model: ModelSettings, refused: Collection[str]) -> tuple[str, ...]:
-    """Parameters of this request that the runtime refuses, in a stable order."""
-    keys = PROFILES[model.profile].optional_keys
-    return tuple(key for key in keys if key in refused and getattr(request, key) is not None)
