@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from mcp.client import Client
+from yarl import URL
 
 from sidecar.config import read_settings
 from sidecar.core.service import ImageService
@@ -61,7 +62,7 @@ class Sidecar:
     async def get(self, path: str, **kwargs: Any) -> tuple[aiohttp.ClientResponse, bytes]:
         url = path if path.startswith("http") else f"{self.url}{path}"
         method = kwargs.pop("method", "GET")
-        async with self.session.request(method, url, **kwargs) as response:
+        async with self.session.request(method, URL(url, encoded=True), **kwargs) as response:
             return response, await response.read()
 
     async def metric(self, line: str) -> float:

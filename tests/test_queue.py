@@ -166,7 +166,7 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(
 
     refused = await sidecar.generate(era, prompt="third")
 
-    told = "The queue is full: 1 generations are waiting already. Try again in about 15 seconds."
+    told = "The queue is full (1 waiting). Try again in about 15 seconds."
     assert (refused.is_error, refused.content[0].text) == (True, told)
     assert refused.structured_content == {"status": "failed", "images": [], "message": told}
     assert (await outcomes(sidecar), await sidecar.metric(DEPTH)) == ({"rejected": 1}, 1)
@@ -184,7 +184,7 @@ async def test_without_a_queue_only_a_free_slot_is_taken(start_sidecar: StartSid
     first = start(sidecar, "first", num_images=2)
     await kserve.seen(1)
     refused = await sidecar.generate(prompt="second")
-    assert (refused.is_error, "The queue is full: 0 generations" in refused.content[0].text) == (True, True)
+    assert (refused.is_error, "The queue is full (0 waiting)" in refused.content[0].text) == (True, True)
     release.set()
     assert len((await first).structured_content["images"]) == 2
     assert not (await sidecar.generate(prompt="third")).is_error
@@ -344,7 +344,7 @@ async def test_who_waits_behind_a_silent_runtime_is_told_and_leaves_the_queue(
 
     assert (first.is_error, second.is_error) == (True, True)
     told = sorted([first.content[0].text, second.content[0].text], key=lambda text: "was not begun" in text)
-    assert "It is still working" in told[0]
+    assert "It may still be working" in told[0]
     assert "this image was not begun" in told[1]
     assert (await sidecar.metric(DEPTH), await sidecar.metric(IN_FLIGHT)) == (0, 1)
     release.set()

@@ -75,8 +75,7 @@ class ModelQueue:
         """Take the last place. Raises QueueFull with `retry_after` when there is no room."""
         if self._taken >= self._concurrency and self.waiting >= self._limit:
             raise QueueFull(
-                f"The queue is full: {self.waiting} generations are waiting already. "
-                f"Try again in about {retry_after:.0f} seconds.",
+                f"The queue is full ({self.waiting} waiting). Try again in about {retry_after:.0f} seconds.",
                 retry_after=retry_after,
             )
         place = Place(self, predicts, self._clock.monotonic())

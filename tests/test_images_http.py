@@ -1,0 +1,265 @@
+"""A stored image over HTTP: conditions, ranges, headers, and one kind of 404."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.conftest import Sidecar, StartSidecar
+from tests.fake_kserve import FakeKServe, succeed, succeed_when
+from tests.pictures import picture, png_claiming
+
+
+async def stored(sidecar: Sidecar, kserve: FakeKServe, data: bytes) -> dict[str, Any]:
+    kserve.script.append(succeed(data))
+    return await sidecar.made()
+
+
+async def test_an_image_comes_with_everything_a_browser_and_a_cache_need(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    data = picture(128, 128, noise=True)
+    image = await stored(sidecar, kserve, data)
+    response, body = await sidecar.get(image["url"])
+    headers = response.headers
+    assert (response.status, body) == (200, data)
+    assert headers["Content-Type"] == "image/png"
+    assert headers["Content-Length"] == str(len(data))
+    assert headers["ETag"] == f'"{image["sha256"]}"'
+    assert headers["Accept-Ranges"] == "bytes"
+    assert headers["Cache-Control"] == "private, max-age=300"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Content-Security-Policy"] == "default-src 'none'"
+    assert headers["Content-Disposition"].startswith('inline; filename="image-20')
+    assert headers["Content-Disposition"].endswith('.png"')
+    assert parsedate_to_datetime(headers["Last-Modified"]).isoformat()[:19] == image["created_at"][:19]
+
+
+@pytest.mark.parametrize("path", ["", ".png", "/thumbnail", "/thumbnail.webp"])
+async def test_head_answers_as_get_does_without_the_body(path: str, sidecar: Sidecar) -> None:
+    url = f"/images/{(await sidecar.made())['image_id']}{path}"
+    got, body = await sidecar.get(url)
+    head, nothing = await sidecar.get(url, method="HEAD")
+    changing = {"Date", "X-Request-ID", "Cache-Control"}
+    assert (head.status, nothing) == (200, b"")
+    assert {k: v for k, v in head.headers.items() if k not in changing} == {
+        k: v for k, v in got.headers.items() if k not in changing
+    }
+    assert head.headers["Content-Length"] == str(len(body))
+
+
+@pytest.mark.parametrize("extension", ["", ".png", ".PNG", ".jpg", ".webp"])
+async def test_a_file_extension_after_the_id_is_accepted(extension: str, sidecar: Sidecar) -> None:
+    image = await sidecar.made()
+    assert (await sidecar.get(f"/images/{image['image_id']}{extension}"))[0].status == 200
+
+
+@pytest.mark.parametrize("path", ["", "/thumbnail"])
+@pytest.mark.parametrize(
+    ("form", "status"), [("{etag}", 304), ("W/{etag}", 304), ('"x", {etag}', 304), ("*", 304), ('"x"', 200), ("x", 200)]
+)
+async def test_if_none_match(form: str, status: int, path: str, sidecar: Sidecar) -> None:
+    url = f"/images/{(await sidecar.made())['image_id']}{path}"
+    etag = (await sidecar.get(url))[0].headers["ETag"]
+    response, body = await sidecar.get(url, headers={"If-None-Match": form.format(etag=etag)})
+    assert (response.status, response.headers["ETag"], bool(body)) == (status, etag, status == 200)
+    assert "Cache-Control" in response.headers
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0, 304), (60, 304), (-1, 200)])
+async def test_if_modified_since(seconds: int, status: int, sidecar: Sidecar) -> None:
+    url = (await sidecar.made())["url"]
+    modified = parsedate_to_datetime((await sidecar.get(url))[0].headers["Last-Modified"])
+    since = format_datetime(modified + timedelta(seconds=seconds), usegmt=True)
+    assert (await sidecar.get(url, headers={"If-Modified-Since": since}))[0].status == status
+    # RFC 9110 section 13.1.3: the entity tag has the last word
+    both = {"If-Modified-Since": since, "If-None-Match": '"x"'}
+    assert (await sidecar.get(url, headers=both))[0].status == 200
+
+
+@pytest.mark.parametrize("since", ["yesterday", "", "Mon, 99 Foo 2020 99:99:99 GMT", "9" * 500])
+async def test_a_date_that_is_none_is_ignored(since: str, sidecar: Sidecar) -> None:
+    url = (await sidecar.made())["url"]
+    assert (await sidecar.get(url, headers={"If-Modified-Since": since}))[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "end"),
+    [
+        ("bytes=0-99", 0, 100),
+        ("bytes=100-", 100, None),
+        ("bytes=-7", -7, None),
+        ("bytes=0-0", 0, 1),
+        ("bytes=0-999999999", 0, None),
+        ("bytes=-999999999", 0, None),
+    ],
+)
+@pytest.mark.parametrize("path", ["", "/thumbnail"])
+async def test_a_range_gives_that_part(
+    asked: str, start: int, end: int | None, path: str, sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    image = await stored(sidecar, kserve, picture(64, 64, noise=True))
+    url = f"/images/{image['image_id']}{path}"
+    _, whole = await sidecar.get(url)
+    response, body = await sidecar.get(url, headers={"Range": asked})
+    first = start if start >= 0 else len(whole) + start
+    assert (response.status, body) == (206, whole[start:end])
+    assert response.headers["Content-Range"] == f"bytes {first}-{first + len(body) - 1}/{len(whole)}"
+
+
+@pytest.mark.parametrize("asked", ["bytes=99999999-", "bytes=-0", "bytes=99999999999999999999999-"])
+async def test_a_range_beyond_the_end_is_416(asked: str, sidecar: Sidecar) -> None:
+    image = await sidecar.made()
+    response, body = await sidecar.get(image["url"], headers={"Range": asked})
+    assert (response.status, body) == (416, b"")
+    assert response.headers["Content-Range"] == f"bytes */{image['size_bytes']}"
+
+
+@pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=a-b", "items=0-5", "bytes=0-1,5-6", "bytes=-", "bytes", "٣"])
+async def test_a_range_that_makes_no_sense_is_ignored(asked: str, sidecar: Sidecar) -> None:
+    image = await sidecar.made()
+    response, body = await sidecar.get(image["url"], headers={"Range": asked})
+    assert (response.status, len(body)) == (200, image["size_bytes"])
+
+
+@pytest.mark.parametrize(
+    ("form", "status"), [("{etag}", 206), ("{date}", 206), ('"x"', 200), ("W/{etag}", 200), ("nonsense", 200)]
+)
+async def test_if_range_gives_the_part_only_of_the_same_image(form: str, status: int, sidecar: Sidecar) -> None:
+    url = (await sidecar.made())["url"]
+    headers = (await sidecar.get(url))[0].headers
+    condition = form.format(etag=headers["ETag"], date=headers["Last-Modified"])
+    response, _ = await sidecar.get(url, headers={"Range": "bytes=0-9", "If-Range": condition})
+    assert response.status == status
+
+
+async def test_nobody_may_keep_an_image_longer_than_it_lives(start_sidecar: StartSidecar) -> None:
+    sidecar = await start_sidecar(IMAGE_TTL="90s", IMAGE_CACHE_MAX_AGE="1h")
+    response, _ = await sidecar.get((await sidecar.made())["url"])
+    assert 80 <= int(response.headers["Cache-Control"].removeprefix("private, max-age=")) <= 90
+
+
+UNKNOWN = "0" * 43
+
+
+@pytest.mark.parametrize(
+    "image_id",
+    [
+        UNKNOWN,
+        "x",
+        "..%2f..%2fetc%2fpasswd",
+        "%2e%2e%2fsecret",
+        "%00",
+        f"{UNKNOWN}%00",
+        f"{UNKNOWN}%0a",
+        "%C3%A9" * 20,
+        "%F0%9F%90%88",
+        "%ff%fe",
+        "a" * 8_000,
+        UNKNOWN.replace("0", "I"),
+        f"{UNKNOWN}.png.png",
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", "/thumbnail"])
+async def test_unknown_and_malformed_ids_are_one_404(image_id: str, suffix: str, sidecar: Sidecar) -> None:
+    response, body = await sidecar.get(f"/images/{image_id}{suffix}")
+    expected, text = await sidecar.get(f"/images/{UNKNOWN}")
+    assert (response.status, body) == (404, text)
+    changing = {"Date", "X-Request-ID"}
+    assert {k: v for k, v in response.headers.items() if k not in changing} == {
+        k: v for k, v in expected.headers.items() if k not in changing
+    }
+    assert b"Traceback" not in body
+
+
+async def test_an_id_longer_than_a_request_line_may_be_is_refused_and_the_server_lives(sidecar: Sidecar) -> None:
+    response, body = await sidecar.get(f"/images/{'a' * 10_240}")
+    assert response.status in (400, 404, 414)
+    assert b"Traceback" not in body
+    assert (await sidecar.get("/livez"))[0].status == 200
+
+
+async def test_an_expired_image_is_gone_at_its_time_though_nobody_has_swept(start_sidecar: StartSidecar) -> None:
+    sidecar = await start_sidecar(IMAGE_TTL="400ms", CLEANUP_INTERVAL="1h")
+    image = await sidecar.made()
+    async with asyncio.timeout(5):
+        while (response := (await sidecar.get(image["url"]))[0]).status == 200:
+            await asyncio.sleep(0.05)
+    assert response.status == 404
+    assert (await sidecar.get(image["thumbnail_url"]))[0].status == 404
+    assert any(name.endswith(".png") for name in sidecar.stored())
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+async def test_images_are_only_read(method: str, sidecar: Sidecar) -> None:
+    image = await sidecar.made()
+    assert (await sidecar.get(image["url"], method=method))[0].status == 405
+
+
+async def test_a_thumbnail_is_made_once_however_many_ask_at_once(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    image = await stored(sidecar, kserve, picture(1024, 768, noise=True))
+    answers = await asyncio.gather(*(sidecar.get(image["thumbnail_url"]) for _ in range(20)))
+    bodies = {body for _, body in answers}
+    assert [len(bodies), Image.open(io.BytesIO(bodies.pop())).size] == [1, (512, 384)]
+    commits = 'imagegen_storage_operation_duration_seconds_count{backend="file",operation="commit",outcome="ok"}'
+    assert await sidecar.metric(commits) == 2
+
+
+async def test_a_picture_that_does_not_decode_is_told_where_its_thumbnail_is_wanted(
+    sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    kserve.script.append(succeed(png_claiming(64, 64, rows=b"\7" * 100)))
+    result = await sidecar.generate()
+    image = result.structured_content["images"][0]
+    response, body = await sidecar.get(image["thumbnail_url"])
+    assert (response.status, b"Traceback" in body) == (422, False)
+    assert "cannot be decoded" in result.structured_content["message"]
+    assert (await sidecar.get(image["url"]))[0].status == 200
+
+
+async def test_a_large_image_arrives_whole(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    data = picture(1700, 1700, noise=True)
+    assert len(data) > 4_000_000
+    image = await stored(sidecar, kserve, data)
+    assert (await sidecar.get(image["url"]))[1] == data
+
+
+async def test_readers_who_leave_in_the_middle_leave_no_file_open(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    image = await stored(sidecar, kserve, picture(1700, 1700, noise=True))
+    host, port = sidecar.url.removeprefix("http://").split(":")
+    path = image["url"].removeprefix(sidecar.url)
+    for _ in range(5):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        await reader.readexactly(1000)
+        writer.transport.abort()
+    async with asyncio.timeout(10):
+        while any(str(sidecar.store) in target for target in open_files()):
+            await asyncio.sleep(0.02)
+    assert (await sidecar.get(image["url"]))[0].status == 200
+
+
+def open_files() -> list[str]:
+    targets = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            targets.append(str(descriptor.readlink()))
+        except OSError:
+            continue
+    return targets
+
+
+async def test_links_start_with_the_public_address_or_the_callers_own(
+    start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    public = await start_sidecar(PUBLIC_BASE_URL="https://img.example.org/pictures")
+    assert (await public.made())["url"].startswith("https://img.example.org/pictures/images/")
+    plain = await start_sidecar()
+    kserve.script.append(succeed_when(ready := asyncio.Event()))
+    ready.set()
+    assert (await plain.made())["thumbnail_url"].startswith(f"{plain.url}/images/")

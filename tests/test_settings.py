@@ -1,0 +1,196 @@
+"""The environment becomes settings, or one line for everything that is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.config import VARIABLES, Secret, parsers, read_settings
+from sidecar.errors import BadConfiguration
+
+WRONG = {
+    "LISTEN_PORT": "70000",
+    "METRICS_LISTEN_PORT": "tcp://10.0.0.1:9090",
+    "KSERVE_ENDPOINT": "localhost:8080/v1/models/painter",
+    "KSERVE_CA_FILE": "/nowhere/ca.pem",
+    "MODELS_FILE": "/nowhere/models.yaml",
+    "RUNTIME_PROFILE": "magic",
+    "DEFAULT_IMAGE_SIZE": "1024",
+    "RUNTIME_TIMEOUT": "0",
+    "RUNTIME_CONCURRENCY": "0",
+    "QUEUE_LIMIT": "-1",
+    "SHUTDOWN_GRACE": "soon",
+    "STORAGE_BACKEND": "tape",
+    "STORAGE_PATH": "images",
+    "STORAGE_MAX_BYTES": "5GB",
+    "IMAGE_TTL": "1 day",
+    "CLEANUP_INTERVAL": "0s",
+    "MAX_IMAGE_BYTES": "0",
+    "IMAGE_CACHE_MAX_AGE": "-5m",
+    "PUBLIC_BASE_URL": "images.example.org",
+    "ALLOWED_HOSTS": "http://example.org",
+    "ALLOWED_ORIGINS": "example.org",
+    "RESULT_MODE": "picture",
+    "AUTH_MODE": "password",
+    "LOG_LEVEL": "chatty",
+    "LOG_FORMAT": "xml",
+}
+
+
+def problems(environment: dict[str, str]) -> list[str]:
+    with pytest.raises(BadConfiguration) as caught:
+        read_settings(environment)
+    return caught.value.problems
+
+
+def test_without_an_environment_the_defaults_of_the_contract_hold() -> None:
+    settings = read_settings({})
+    (model,) = settings.models
+    assert (settings.listen.host, settings.listen.port, settings.listen.shutdown_grace) == ("127.0.0.1", 8000, 310)
+    assert (model.name, model.endpoint) == ("stable-diffusion", "http://localhost:8080/v1/models/stable-diffusion")
+    assert (model.profile, model.timeout, model.concurrency, model.queue_limit) == ("diffusers", 300, 1, 16)
+    assert settings.storage.path == Path("/tmp/mcp-images")
+    assert (settings.storage.image_ttl, settings.storage.cleanup_interval) == (86400, 300)
+    assert (settings.storage.max_bytes, settings.storage.max_image_bytes) == (None, 64 * 2**20)
+    assert (settings.result_mode, settings.log.level, settings.log.format) == ("thumbnail", "info", "json")
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    assert read_settings(dict.fromkeys((variable.name for variable in VARIABLES), "")) == read_settings({})
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_is_named_with_what_is_allowed(name: str) -> None:
+    allowed = next(variable.allowed for variable in VARIABLES if variable.name == name)
+    assert problems({name: WRONG[name]}) == [f"{name}: {WRONG[name]!r} was given; allowed: {allowed}"]
+
+
+def test_every_setting_that_can_be_wrong_is_tried_above() -> None:
+    anything_goes = {"LISTEN_HOST", "KSERVE_TOKEN"}
+    assert set(WRONG) | anything_goes == {variable.name for variable in VARIABLES}
+
+
+def test_all_wrong_values_are_told_at_once() -> None:
+    assert [line.split(":")[0] for line in problems(WRONG)] == [v.name for v in VARIABLES if v.name in WRONG]
+
+
+def test_serve_refuses_to_start_with_a_line_for_each_wrong_value_and_no_traceback() -> None:
+    environment = {**os.environ, "LISTEN_PORT": "http", "IMAGE_TTL": "long"}
+    command = [sys.executable, "-m", "sidecar", "serve"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    port, ttl = done.stderr.splitlines()
+    assert port == "mcp-image-sidecar: LISTEN_PORT: 'http' was given; allowed: 0 to 65535 (0: any free port)"
+    assert ttl.startswith("mcp-image-sidecar: IMAGE_TTL: 'long' was given; allowed: seconds, or a number with")
+
+
+def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        environment = {**os.environ, "LISTEN_PORT": str(port), "STORAGE_PATH": str(tmp_path), "LOG_LEVEL": "error"}
+        command = [sys.executable, "-m", "sidecar", "serve"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"mcp-image-sidecar: LISTEN_PORT: cannot listen on 127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("24h", 86400), ("7d", 604800), ("1.5s", 1.5)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parsers.duration(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "size"), [("1", 1), ("64KiB", 65536), ("32MiB", 2**25), ("2GiB", 2**31)])
+def test_sizes(text: str, size: int) -> None:
+    assert parsers.size(text) == size
+
+
+@given(st.text(max_size=40) | st.sampled_from(["²", "٣s", "1e9", "[", "http://[", "a:b:c", "\0", "9" * 400]))
+def test_no_text_crashes_a_parser(text: str) -> None:
+    for variable in VARIABLES:
+        try:
+            variable.parse(text)
+        except (ValueError, OSError):
+            continue
+
+
+def test_zero_keeps_images_for_ever() -> None:
+    assert read_settings({"IMAGE_TTL": "0"}).storage.image_ttl is None
+
+
+def test_the_hosts_answered_to_are_loopback_the_public_one_and_those_allowed() -> None:
+    listen = read_settings({"PUBLIC_BASE_URL": "https://Img.example.org/a/", "ALLOWED_HOSTS": "svc:*, pod:8000"}).listen
+    assert listen.public_base_url == "https://Img.example.org/a"
+    assert listen.allowed_hosts == ("127.0.0.1", "localhost", "[::1]", "img.example.org", "svc", "pod:8000")
+    assert listen.allowed_origins == ("https://img.example.org",)
+
+
+def test_a_secret_comes_from_a_file_or_directly_but_not_both(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("x")
+    assert read_settings({"KSERVE_TOKEN_FILE": str(file)}).models[0].token == Secret(file=file)
+    assert read_settings({"KSERVE_TOKEN": "x"}).models[0].token == Secret(text="x")
+    assert problems({"KSERVE_TOKEN": "x", "KSERVE_TOKEN_FILE": str(file)}) == [
+        "KSERVE_TOKEN: given twice; allowed: KSERVE_TOKEN or KSERVE_TOKEN_FILE, not both"
+    ]
+    assert problems({"KSERVE_TOKEN_FILE": "/nowhere"}) == [
+        "KSERVE_TOKEN_FILE: '/nowhere' was given; allowed: the path of an existing file"
+    ]
+
+
+def test_no_secret_shows_in_a_representation() -> None:
+    assert "hush" not in repr(read_settings({"KSERVE_TOKEN": "hush"}))
+
+
+def models_file(tmp_path: Path, text: str) -> dict[str, str]:
+    file = tmp_path / "models.yaml"
+    file.write_text(text)
+    return {"MODELS_FILE": str(file)}
+
+
+def test_a_models_file_replaces_the_endpoint_and_inherits_the_rest(tmp_path: Path) -> None:
+    given = models_file(
+        tmp_path,
+        "models:\n- endpoint: http://a/v1/models/x\n- {endpoint: http://b/v1/models/x, name: y, timeout: 2m, "
+        "concurrency: 2, queue_limit: 0, default_size: 1024x512, profile: diffusers-seed}\n",
+    )
+    first, second = read_settings({**given, "RUNTIME_TIMEOUT": "9s"}).models
+    assert (first.name, first.timeout, first.profile) == ("x", 9, "diffusers")
+    assert (second.name, second.timeout, second.profile) == ("y", 120, "diffusers-seed")
+    assert (second.concurrency, second.queue_limit, second.default_size) == (2, 0, (1024, 512))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("models: []", "allowed: YAML with a list `models` of at least one model"),
+        ("- a\n- b", "allowed: YAML with a list `models`"),
+        ("models: [", "allowed: YAML with a list `models`"),
+        ("models: !!python/object/apply:os.system [ls]", "allowed: YAML with a list `models`"),
+        ("models: [{name: x}]", "model 1: has no endpoint"),
+        (
+            "models: [{endpoint: 'http://a/v1/models/x', colour: red}]",
+            "model 1: unknown key 'colour'; allowed: endpoint",
+        ),
+        ("models: [{endpoint: 'http://a/x'}]", "model 1: endpoint: 'http://a/x' was given; allowed: http(s)://HOST"),
+        ("models: [{endpoint: 'http://a/v1/models/x', timeout: never}]", "timeout: 'never' was given"),
+        ("models: [{endpoint: 'http://a/v1/models/x', concurrency: true}]", "concurrency: 'True' was given"),
+        (
+            "models: [{endpoint: 'http://a/v1/models/x'}, {endpoint: 'http://b/v1/models/x'}]",
+            "two models are called 'x'",
+        ),
+    ],
+)
+def test_a_wrong_models_file_is_told_with_what_is_allowed(text: str, told: str, tmp_path: Path) -> None:
+    (line,) = problems(models_file(tmp_path, text))
+    assert line.startswith("MODELS_FILE: ")
+    assert told in line
