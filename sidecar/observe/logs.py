@@ -40,7 +40,9 @@ def configure_logging(settings: LogSettings) -> None:
     ]
     console = settings.format == "console"
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        if console  # plain: a rich traceback would print local variables, and so secrets
+        else structlog.processors.JSONRenderer()
     )
     last = [] if console else [structlog.processors.format_exc_info]
     structlog.configure(

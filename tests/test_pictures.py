@@ -1,0 +1,138 @@
+"""What a look at an image's bytes says, and thumbnails."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sidecar.domain import Picture
+from sidecar.errors import UndecodablePicture
+from sidecar.imaging.inspect import inspect
+from sidecar.imaging.thumbnails import PillowThumbnailer
+from tests.pictures import picture, png_chunk, png_claiming
+
+
+def encoded(mode: str, form: str, size: tuple[int, int] = (48, 32), **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    gradient = Image.linear_gradient("L").resize(size)
+    gradient.convert(mode).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+PICTURES = {
+    "png rgb": (encoded("RGB", "PNG"), "image/png"),
+    "png rgba": (encoded("RGBA", "PNG"), "image/png"),
+    "png grey": (encoded("L", "PNG"), "image/png"),
+    "png palette": (encoded("P", "PNG"), "image/png"),
+    "png one bit": (encoded("1", "PNG"), "image/png"),
+    "png 16 bit": (encoded("I;16", "PNG"), "image/png"),
+    "jpeg": (encoded("RGB", "JPEG"), "image/jpeg"),
+    "jpeg progressive": (encoded("RGB", "JPEG", progressive=True), "image/jpeg"),
+    "jpeg grey": (encoded("L", "JPEG"), "image/jpeg"),
+    "jpeg cmyk": (encoded("CMYK", "JPEG"), "image/jpeg"),
+    "jpeg with a comment": (encoded("RGB", "JPEG", comment=b"\xff\xd9" * 2000), "image/jpeg"),
+    "webp lossy": (encoded("RGB", "WEBP"), "image/webp"),
+    "webp lossless": (encoded("RGB", "WEBP", lossless=True), "image/webp"),
+    "webp alpha": (encoded("RGBA", "WEBP", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"), "image/webp"),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_real_pictures_are_told_apart_and_measured(name: str) -> None:
+    data, media_type = PICTURES[name]
+    assert inspect(data) == Picture(media_type=media_type, width=48, height=32)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_cut_off_anywhere_is_no_picture(name: str) -> None:
+    data, media_type = PICTURES[name]
+    for length in range(len(data) - 1 if media_type != "image/webp" else len(data) // 2 * 2 - 1):
+        with pytest.raises(UndecodablePicture):
+            inspect(data[:length])
+
+
+@given(
+    st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x40\0\0\0WEBPVP8 "])
+)
+def test_no_bytes_crash_the_look(rest: bytes, head: bytes) -> None:
+    try:
+        assert inspect(head + rest).width > 0
+    except UndecodablePicture as error:
+        assert error.message
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(sorted(PICTURES)), st.randoms())
+def test_a_damaged_picture_never_crashes_the_look(name: str, chance: random.Random) -> None:
+    data = bytearray(PICTURES[name][0])
+    for _ in range(chance.randint(1, 8)):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    try:
+        assert inspect(bytes(data)).height > 0
+    except UndecodablePicture as error:
+        assert error.message
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "neither PNG, JPEG nor WebP"),
+        (b"GIF89a" + bytes(50), "neither PNG, JPEG nor WebP: it starts with b'GIF89a"),
+        (png_claiming(20_000, 20), "claims 20000×20 pixels"),
+        (png_claiming(0, 20), "claims 0×20 pixels"),
+        (png_claiming(16_000, 16_000), "cannot hold them"),
+        (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IEND", b""), "does not start with its header"),
+        (picture()[:-6] + b"\0\0\0\0\0\0", "wrong checksum"),
+    ],
+)
+def test_what_is_wrong_is_said(data: bytes, told: str) -> None:
+    with pytest.raises(UndecodablePicture, match=told):
+        inspect(data)
+
+
+@pytest.fixture
+async def thumbnailer() -> AsyncIterator[PillowThumbnailer]:
+    async with PillowThumbnailer().opened() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", PICTURES)
+async def test_every_kind_of_picture_has_a_thumbnail(name: str, thumbnailer: PillowThumbnailer) -> None:
+    small = await thumbnailer.thumbnail(PICTURES[name][0], pixels=24, max_bytes=75_000)
+    with Image.open(io.BytesIO(small)) as image:
+        assert (image.format, image.size) == ("WEBP", (24, 16))
+
+
+async def test_a_thumbnail_fits_its_bytes_by_quality_then_by_size(thumbnailer: PillowThumbnailer) -> None:
+    noise = picture(1024, 1024, noise=True)
+    for limit in (75_000, 10_000, 600):
+        assert len(await thumbnailer.thumbnail(noise, pixels=512, max_bytes=limit)) <= limit
+
+
+@pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (1, 1)])
+async def test_strips_have_thumbnails_too(size: tuple[int, int], thumbnailer: PillowThumbnailer) -> None:
+    small = await thumbnailer.thumbnail(picture(*size), pixels=512, max_bytes=75_000)
+    with Image.open(io.BytesIO(small)) as image:
+        assert max(image.size) <= 512
+
+
+async def test_transparency_is_kept(thumbnailer: PillowThumbnailer) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(buffer, "PNG")
+    with Image.open(io.BytesIO(await thumbnailer.thumbnail(buffer.getvalue(), pixels=32, max_bytes=9999))) as image:
+        assert image.getpixel((5, 5))[3] == 0  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"text", png_claiming(64, 64), png_claiming(15_000, 15_000), picture()[:-40], b"GIF89a" + bytes(99)]
+)
+async def test_what_does_not_decode_is_told(data: bytes, thumbnailer: PillowThumbnailer) -> None:
+    with pytest.raises(UndecodablePicture):
+        await thumbnailer.thumbnail(data, pixels=32, max_bytes=9999)
