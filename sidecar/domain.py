@@ -159,13 +159,25 @@ class RecordPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Deletion:
+    """What one delete did. Of several who delete an image at once one is `first`; each counts the bytes it freed."""
+
+    first: bool
+    freed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """What a store holds, counted: images, their bytes (thumbnails included), and free bytes where known."""
+    """What a store holds, counted: images, their bytes (thumbnails included), and free bytes where known.
+
+    `errors` are files that could not be counted or tidied away.
+    """
 
     images: int = 0
     size_bytes: int = 0
     free_bytes: int | None = None
     orphans_deleted: int = 0
+    errors: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

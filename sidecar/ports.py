@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sidecar.domain import (
+    Deletion,
     GeneratedImage,
     GenerationRequest,
     ImageId,
@@ -136,16 +137,16 @@ class Storage(Protocol):
         """One owner's live records, newest first. Raises InvalidRequest for a cursor that is not one of ours."""
         ...
 
-    async def delete(self, image_id: ImageId) -> int | None:
-        """Remove image, thumbnail and record; the bytes freed, or None if somebody else was first."""
+    async def delete(self, image_id: ImageId) -> Deletion:
+        """Remove image, thumbnail and record."""
         ...
 
     def expired(self, now: datetime) -> AsyncIterator[ExpiredImage]:
         """The expiry index up to `now`, oldest first."""
         ...
 
-    async def delete_expired(self, expired: ExpiredImage) -> int | None:
-        """Delete one expired image and its place in the index; the bytes freed, None if another pod was first."""
+    async def delete_expired(self, expired: ExpiredImage) -> Deletion:
+        """Delete one expired image and its place in the index."""
         ...
 
     async def delete_leftovers(self, now: datetime) -> int:

@@ -54,17 +54,17 @@ class Sweeper:
                 counts["more"] = 1
                 return
             try:
-                freed = await self._storage.delete_expired(expired)
+                deletion = await self._storage.delete_expired(expired)
             except SidecarError:
                 counts["errors"] += 1  # this image stays for the next pass; the others need not wait for it
                 continue
-            if freed is not None:
-                counts["deleted"] += 1
-                counts["freed_bytes"] += freed
+            counts["deleted"] += deletion.first
+            counts["freed_bytes"] += deletion.freed_bytes
 
     async def _tidy(self, counts: Counter[str]) -> None:
         now = self._clock.now()
         counts["leftovers_deleted"] += await self._storage.delete_leftovers(now)
         inventory = await self._storage.take_inventory(now)
         counts["leftovers_deleted"] += inventory.orphans_deleted
+        counts["errors"] += inventory.errors
         self._observer(StorageCounted(backend=self._storage.backend, inventory=inventory))

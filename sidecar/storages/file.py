@@ -25,6 +25,7 @@ import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
 
 from sidecar.domain import (
+    Deletion,
     GeneratedImage,
     ImageId,
     ImageRecord,
@@ -38,7 +39,7 @@ from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageF
 from sidecar.events import StorageOperation
 from sidecar.ports import Clock, ExpiredImage, Observer
 from sidecar.storages import disk, keys
-from sidecar.storages.file_inventory import ShardInventory
+from sidecar.storages.file_inventory import ShardCount, ShardInventory
 from sidecar.storages.records import decode_record, encode_record
 
 _T = TypeVar("_T")
@@ -243,34 +244,34 @@ class FileStorage:
 
     # --- deleting -----------------------------------------------------------------------------------------------------
 
-    async def delete(self, image_id: ImageId) -> int | None:
+    async def delete(self, image_id: ImageId) -> Deletion:
         return self._forget(image_id, await self._run("delete", self._delete, image_id))
 
-    def _delete(self, image_id: ImageId) -> int | None:
+    def _delete(self, image_id: ImageId) -> Deletion:
         try:
             expires = self._read(image_id).record.expires
         except ImageNotFound:
-            return None
+            return Deletion(first=False)
         return self._remove(image_id, keys.expiry_key(expires, image_id) if expires else None)
 
-    async def delete_expired(self, expired: ExpiredImage) -> int | None:
-        freed = await self._run("delete", self._remove, expired.image_id, expired.key)
-        return self._forget(expired.image_id, freed)
+    async def delete_expired(self, expired: ExpiredImage) -> Deletion:
+        deletion = await self._run("delete", self._remove, expired.image_id, expired.key)
+        return self._forget(expired.image_id, deletion)
 
-    def _remove(self, image_id: ImageId, expiry_key: str | None) -> int | None:
+    def _remove(self, image_id: ImageId, expiry_key: str | None) -> Deletion:
         """The record first: from then on nobody sees the image. Whoever removes the record has deleted the image."""
-        winner = disk.unlink(self._root / keys.record_key(image_id)) is not None
+        first = disk.unlink(self._root / keys.record_key(image_id)) is not None
         stem = self._root / keys.thumbnail_key(image_id).removesuffix(keys.THUMBNAIL_SUFFIX)
         files = [Path(f"{stem}.{extension}") for extension in _IMAGE_EXTENSIONS]
         freed = sum(disk.unlink(path) or 0 for path in [*files, Path(f"{stem}{keys.THUMBNAIL_SUFFIX}")])
         if expiry_key is not None:
             disk.unlink(self._root / expiry_key)
-        return freed if winner else None
+        return Deletion(first=first, freed_bytes=freed)
 
-    def _forget(self, image_id: ImageId, freed: int | None) -> int | None:
+    def _forget(self, image_id: ImageId, deletion: Deletion) -> Deletion:
         self._cache.pop(image_id, None)
-        self._used = max(0, self._used - (freed or 0))
-        return freed
+        self._used = max(0, self._used - deletion.freed_bytes)
+        return deletion
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
 
@@ -294,13 +295,17 @@ class FileStorage:
         return sum(disk.unlink_older(staging / name, before) for name in disk.names(staging))
 
     async def take_inventory(self, now: datetime) -> Inventory:
-        images = size_bytes = orphans = 0
+        total = ShardCount()
         for shard in await self._run("list", self._inventory.shards):
-            counted = await self._run("inventory", self._inventory.count, shard, now.timestamp())
-            images, size_bytes, orphans = images + counted.images, size_bytes + counted.size, orphans + counted.orphans
-        self._used = size_bytes
-        free = await self._run("inventory", self._free_bytes)
-        return Inventory(images=images, size_bytes=size_bytes, free_bytes=free, orphans_deleted=orphans)
+            total += await self._run("inventory", self._inventory.count, shard, now.timestamp())
+        self._used = total.size
+        return Inventory(
+            images=total.images,
+            size_bytes=total.size,
+            free_bytes=await self._run("inventory", self._free_bytes),
+            orphans_deleted=total.orphans,
+            errors=total.errors,
+        )
 
     def _free_bytes(self) -> int:
         room = os.statvfs(self._root)

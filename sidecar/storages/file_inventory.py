@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sidecar.domain import ImageId, reverse_digits
 from sidecar.errors import ImageNotFound
@@ -14,11 +16,20 @@ from sidecar.storages import disk, keys
 
 @dataclass(slots=True)
 class ShardCount:
-    """Images, their bytes with thumbnails, and orphans deleted."""
+    """Images, their bytes with thumbnails, orphans deleted, and files that could not be tidied away."""
 
     images: int = 0
     size: int = 0
     orphans: int = 0
+    errors: int = 0
+
+    def __add__(self, other: ShardCount) -> ShardCount:
+        return ShardCount(
+            self.images + other.images,
+            self.size + other.size,
+            self.orphans + other.orphans,
+            self.errors + other.errors,
+        )
 
 
 class ShardInventory:
@@ -31,7 +42,10 @@ class ShardInventory:
         """The shards that hold an image or a record, oldest first."""
         records = self._root / "records"
         found = {shard for owner in disk.names(records) for shard in disk.names(records / owner)}
-        return sorted({reverse_digits(shard) for shard in found} | set(disk.names(self._root / "images")))
+        both = {reverse_digits(shard) for shard in found if keys.is_shard(shard)} | set(
+            disk.names(self._root / "images")
+        )
+        return sorted(filter(keys.is_shard, both))
 
     def count(self, shard: str, now: float) -> ShardCount:
         directory = self._root / "images" / shard
@@ -41,17 +55,27 @@ class ShardInventory:
         recorded = self._recorded_in(shard)
         for entry in disk.entries(directory):
             text = entry.name.split(".", 1)[0]
-            if text not in recorded and self._delete_orphan(text, Path(entry.path), before):
-                count.orphans += 1
+            if text not in recorded and self._tidied(count, self._delete_orphan, text, Path(entry.path), before):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 count.size += entry.stat().st_size
                 count.images += not entry.name.endswith(keys.THUMBNAIL_SUFFIX)
             seen.add(text)
-        count.orphans += sum(self._delete_pictureless(ImageId(text), before) for text in recorded - seen)
+        for text in recorded - seen:
+            self._tidied(count, self._delete_pictureless, ImageId(text), before)
         for emptied in (directory, *(self._root / "records").glob(f"*/{reverse_digits(shard)}")):
             disk.remove_if_old_and_empty(emptied, now)
         return count
+
+    def _tidied(self, count: ShardCount, delete: Callable[..., bool], *arguments: Any) -> bool:
+        """Whether one orphan was deleted; one that resists does not keep the others."""
+        try:
+            deleted = delete(*arguments)
+        except OSError:
+            count.errors += 1
+            return False
+        count.orphans += deleted
+        return deleted
 
     def _recorded_in(self, shard: str) -> set[str]:
         """The ids that have a record, of all owners, created within one shard's time."""

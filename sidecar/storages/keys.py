@@ -22,6 +22,14 @@ THUMBNAIL_SUFFIX = ".thumbnail.webp"
 _EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
 
+def is_shard(name: str) -> bool:
+    """Whether a directory's name is one of ours: a volume may hold others, such as lost+found."""
+    try:
+        return len(name) == SHARD_DIGITS and reverse_digits(reverse_digits(name)) == name
+    except ValueError:
+        return False
+
+
 def extension(media_type: str) -> str:
     """The file name extension of a media type that the sidecar accepts."""
     return _EXTENSIONS[media_type]

@@ -1,0 +1,222 @@
+"""What every store promises. A store's test module derives from `StorageContract` and provides the fixture `store`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from sidecar.domain import (
+    ANONYMOUS,
+    Deletion,
+    GeneratedImage,
+    GenerationRequest,
+    ImageId,
+    ImageRecord,
+    Picture,
+    StoredImage,
+)
+from sidecar.errors import ImageNotFound, InvalidRequest
+from sidecar.ports import Storage
+from tests.pictures import picture
+
+DAY = timedelta(days=1)
+PNG = picture(32, 32)
+
+
+class HeldClock:
+    """A wall clock that moves only when told to."""
+
+    def __init__(self) -> None:
+        self.moment = datetime.now(UTC).replace(microsecond=0)
+        self.seconds = 0.0
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def advance(self, by: timedelta) -> None:
+        self.moment += by
+        self.seconds += by.total_seconds()
+
+
+async def put(
+    store: Storage,
+    created: datetime,
+    *,
+    owner: str = ANONYMOUS,
+    life: timedelta | None = DAY,
+    data: bytes = PNG,
+    image_id: ImageId | None = None,
+) -> StoredImage:
+    """Store one image the way the service does."""
+    image_id = image_id or ImageId.new(created, owner)
+    looks = Picture(media_type="image/png", width=32, height=32)
+    digest = hashlib.sha256(data).hexdigest()
+    record = ImageRecord(
+        image_id=image_id,
+        owner=owner,
+        request=GenerationRequest(model="painter", prompt="ein Kätzchen 🐈", seed=7, width=32),
+        picture=looks,
+        size_bytes=len(data),
+        sha256=digest,
+        seed_applied=True,
+        dropped_parameters=("guidance_scale",),
+        created=image_id.created,
+        expires=None if life is None else created + life,
+        queue_seconds=0.25,
+        runtime_seconds=1.5,
+    )
+    async with store.stage(image_id, len(data)) as staged:
+        await staged.write(data[:100])
+        await staged.write(data[100:])
+        generated = GeneratedImage(
+            path=staged.path, sha256=digest, size_bytes=len(data), picture=looks, seed_applied=True
+        )
+        return await store.commit(generated, record)
+
+
+async def listed(store: Storage, owner: str = ANONYMOUS, limit: int = 3) -> list[ImageId]:
+    """Everything of an owner, page by page."""
+    found: list[ImageId] = []
+    cursor = None
+    while True:
+        page = await store.page(owner, limit=limit, cursor=cursor)
+        found += [record.image_id for record in page.records]
+        if (cursor := page.cursor) is None:
+            return found
+
+
+class StorageContract:
+    """The suite. `clock` is the store's own."""
+
+    @pytest.fixture
+    def clock(self) -> HeldClock:
+        return HeldClock()
+
+    async def test_what_was_put_comes_back_whole(self, store: Any, clock: HeldClock) -> None:
+        stored = await put(store, clock.now())
+        got = await store.get(stored.record.image_id)
+        assert got == stored
+        assert got.path.read_bytes() == PNG
+
+    async def test_what_was_never_put_is_not_found(self, store: Any, clock: HeldClock) -> None:
+        image_id = ImageId.new(clock.now())
+        with pytest.raises(ImageNotFound):
+            await store.get(image_id)
+        assert await store.thumbnail(image_id) is None
+        assert await store.delete(image_id) == Deletion(first=False)
+
+    async def test_a_staged_image_is_seen_by_nobody(self, store: Any, clock: HeldClock) -> None:
+        image_id = ImageId.new(clock.now())
+        async with store.stage(image_id, len(PNG)) as staged:
+            await staged.write(PNG)
+            with pytest.raises(ImageNotFound):
+                await store.get(image_id)
+            assert await listed(store) == []
+
+    @pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+    async def test_an_interrupted_write_leaves_nothing(
+        self, error: type[BaseException], store: Any, clock: HeldClock
+    ) -> None:
+        with pytest.raises(error):
+            async with store.stage(ImageId.new(clock.now()), len(PNG)) as staged:
+                await staged.write(PNG)
+                raise error
+        assert not staged.path.exists()
+        assert (await store.take_inventory(clock.now())).images == 0
+
+    async def test_a_thumbnail_lives_and_dies_with_its_image(self, store: Any, clock: HeldClock) -> None:
+        image_id = (await put(store, clock.now())).record.image_id
+        assert await store.thumbnail(image_id) is None
+        await store.put_thumbnail(image_id, b"small")
+        assert await store.thumbnail(image_id) == b"small"
+        assert await store.delete(image_id) == Deletion(first=True, freed_bytes=len(PNG) + 5)
+        assert await store.thumbnail(image_id) is None
+
+    async def test_a_deleted_image_is_gone_from_everywhere(self, store: Any, clock: HeldClock) -> None:
+        keep, drop = await put(store, clock.now()), await put(store, clock.now())
+        assert (await store.delete(drop.record.image_id)).first
+        with pytest.raises(ImageNotFound):
+            await store.get(drop.record.image_id)
+        assert await listed(store) == [keep.record.image_id]
+        clock.advance(2 * DAY)
+        assert [expired.image_id async for expired in store.expired(clock.now())] == [keep.record.image_id]
+
+    async def test_of_many_who_delete_at_once_one_has_done_it(self, store: Any, clock: HeldClock) -> None:
+        image_id = (await put(store, clock.now())).record.image_id
+        deletions = await asyncio.gather(*(store.delete(image_id) for _ in range(10)))
+        assert sum(deletion.first for deletion in deletions) == 1
+        assert sum(deletion.freed_bytes for deletion in deletions) == len(PNG)
+
+    async def test_an_image_is_gone_at_its_time_and_not_before(self, store: Any, clock: HeldClock) -> None:
+        image_id = (await put(store, clock.now(), life=DAY)).record.image_id
+        clock.advance(DAY - timedelta(milliseconds=1))
+        assert (await store.get(image_id)).record.image_id == image_id
+        clock.advance(timedelta(milliseconds=1))
+        with pytest.raises(ImageNotFound):
+            await store.get(image_id)
+        assert await listed(store) == []
+
+    async def test_an_image_without_an_end_stays(self, store: Any, clock: HeldClock) -> None:
+        image_id = (await put(store, clock.now(), life=None)).record.image_id
+        clock.advance(10_000 * DAY)
+        assert (await store.get(image_id)).record.expires is None
+        assert [expired async for expired in store.expired(clock.now())] == []
+
+    async def test_images_are_listed_newest_first(self, store: Any, clock: HeldClock) -> None:
+        ids = [(await put(store, clock.now() - minutes * timedelta(minutes=7))).record.image_id for minutes in range(8)]
+        assert await listed(store) == ids
+        page = await store.page(ANONYMOUS, limit=3)
+        assert ([record.image_id for record in page.records], page.cursor is None) == (ids[:3], False)
+
+    async def test_a_cursor_holds_while_images_come_and_go(self, store: Any, clock: HeldClock) -> None:
+        ids = [(await put(store, clock.now() - hours * timedelta(hours=1))).record.image_id for hours in range(6)]
+        first = await store.page(ANONYMOUS, limit=2)
+        await put(store, clock.now() + timedelta(seconds=1))
+        await store.delete(ids[1])  # the very image the cursor stands on
+        await store.delete(ids[3])
+        rest = await store.page(ANONYMOUS, limit=5, cursor=first.cursor)
+        assert [record.image_id for record in rest.records] == [ids[2], ids[4], ids[5]]
+
+    async def test_each_owner_lists_only_their_own(self, store: Any, clock: HeldClock) -> None:
+        mine = await put(store, clock.now(), owner="alice")
+        await put(store, clock.now(), owner="bob")
+        assert await listed(store, "alice") == [mine.record.image_id]
+        foreign = (await store.page("bob", limit=1)).records[0].image_id
+        assert await listed(store, "carol") == []
+        assert foreign != mine.record.image_id
+
+    @pytest.mark.parametrize("cursor", ["", "x", "../..", "\0", "é" * 43, "a" * 10_000, "0" * 43])
+    async def test_a_cursor_of_elsewhere_is_refused(self, cursor: str, store: Any) -> None:
+        with pytest.raises(InvalidRequest, match="cursor"):
+            await store.page(ANONYMOUS, limit=1, cursor=cursor)
+
+    async def test_the_expiry_index_names_what_is_due_and_nothing_else(self, store: Any, clock: HeldClock) -> None:
+        due = [
+            (await put(store, clock.now() - days * DAY, life=timedelta(hours=1))).record.image_id for days in (3, 2, 1)
+        ]
+        await put(store, clock.now())
+        found = [expired async for expired in store.expired(clock.now())]
+        assert [expired.image_id for expired in found] == due
+        once = [await store.delete_expired(expired) for expired in found]
+        assert once == [Deletion(first=True, freed_bytes=len(PNG))] * 3
+        assert [await store.delete_expired(expired) for expired in found] == [Deletion(first=False)] * 3
+        assert [expired async for expired in store.expired(clock.now())] == []
+
+    async def test_an_inventory_counts_what_is_there(self, store: Any, clock: HeldClock) -> None:
+        for hours in range(3):
+            await put(store, clock.now() - hours * timedelta(hours=1))
+        inventory = await store.take_inventory(clock.now())
+        assert (inventory.images, inventory.size_bytes, inventory.orphans_deleted) == (3, 3 * len(PNG), 0)
+
+    async def test_the_check_passes(self, store: Any) -> None:
+        assert await store.check() is None
