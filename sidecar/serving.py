@@ -21,6 +21,7 @@ from sidecar.config import Settings
 from sidecar.edge import keys
 from sidecar.errors import BadConfiguration
 
+_LINGER_SECONDS = 1.0  # for a client that has just got its result to read the tool's schema or the image
 _HANDLERS_SECONDS = 5.0  # what answers under way get once the drain is over
 _log = structlog.stdlib.get_logger("sidecar.serving")
 
@@ -66,6 +67,7 @@ async def drain(sidecar: Running, settings: Settings, stop_at_once: asyncio.Even
     """Unready at once, no new generations, those under way finish while polls and images are still served."""
     sidecar.app[keys.HEALTH].stopping = True
     service = sidecar.app[keys.SERVICE]
+    was_busy = service.busy
     _log.info("draining", grace=settings.listen.shutdown_grace)
     drained = asyncio.create_task(service.drain(settings.listen.shutdown_grace))
     hurried = asyncio.create_task(stop_at_once.wait())
@@ -73,6 +75,10 @@ async def drain(sidecar: Running, settings: Settings, stop_at_once: asyncio.Even
     for task in (drained, hurried):
         task.cancel()
     await asyncio.gather(drained, hurried, return_exceptions=True)
+    await service.drain(0.0)  # what is still in flight is given up now, so that its callers are told
+    if was_busy:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop_at_once.wait(), _LINGER_SECONDS)
 
 
 @contextlib.contextmanager

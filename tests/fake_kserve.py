@@ -27,6 +27,7 @@ class FakeKServe:
         self.headers: list[dict[str, str]] = []
         self.script: deque[Behaviour] = deque()
         self.readiness: tuple[int, Any] = (200, {"name": self.model, "ready": True})
+        self.silent_until: asyncio.Event | None = None  # a synchronous predict blocks the probes too
         self.in_flight = 0
         self.most_in_flight = 0
         self._changed = asyncio.Condition()
@@ -46,6 +47,8 @@ class FakeKServe:
             await self._changed.wait_for(lambda: self.in_flight == 0)
 
     async def _ready(self, _request: web.Request) -> web.Response:
+        if self.silent_until is not None:
+            await self.silent_until.wait()
         status, body = self.readiness
         return web.json_response(body, status=status)
 

@@ -173,6 +173,11 @@ class ImageService:
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is queued or in flight."""
+        return bool(self._predicts)
+
     async def drained(self) -> None:
         """Return once nothing is queued or in flight."""
         await self._idle.wait()

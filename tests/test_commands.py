@@ -1,0 +1,317 @@
+"""The commands as a user, a kubelet and an MCP host run them: real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from PIL import Image
+
+from sidecar import __version__
+from sidecar.demo.painter import paint
+from tests.conftest import ERAS
+from tests.fake_kserve import FakeKServe, say, succeed_when
+
+COMMAND = (sys.executable, "-m", "sidecar")
+
+
+def settings(kserve: FakeKServe, tmp_path: Path, **more: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "LISTEN_PORT": "0",
+        "KSERVE_ENDPOINT": f"http://127.0.0.1:{kserve.server.port}/v1/models/painter",
+        "STORAGE_PATH": str(tmp_path / "images"),
+        **more,
+    }
+
+
+class Served:
+    """`mcp-image-sidecar serve` as a process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.url = ""
+        self.lines: list[str] = []
+        self._reading: asyncio.Task[None] | None = None
+
+    async def listening(self) -> None:
+        while not self.url:
+            line = json.loads(await self._line())
+            self.url = line["url"] if line["event"] == "listening" else ""
+        self._reading = asyncio.create_task(self._rest())
+
+    async def _line(self) -> str:
+        assert self.process.stderr is not None
+        line = (await self.process.stderr.readline()).decode()
+        assert line, "the sidecar ended"
+        self.lines.append(line)
+        return line
+
+    async def _rest(self) -> None:
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            self.lines.append(line.decode())
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(20):
+            code = await self.process.wait()
+            if self._reading is not None:
+                await self._reading
+        return code
+
+    async def generate(self, **arguments: Any) -> Any:
+        async with Client(f"{self.url}/mcp") as client:
+            return await client.call_tool("generate_image", {"prompt": "a cat", "result": "link", **arguments})
+
+    async def status(self, path: str) -> int:
+        async with aiohttp.ClientSession() as session, session.get(f"{self.url}{path}") as response:
+            return response.status
+
+    async def shows(self, sample: str) -> None:
+        """Wait until /metrics has this line."""
+        async with asyncio.timeout(10), aiohttp.ClientSession() as session:
+            while True:
+                async with session.get(f"{self.url}/metrics") as response:
+                    if sample in (await response.text()).splitlines():
+                        return
+
+    async def becomes(self, path: str, status: int) -> None:
+        async with asyncio.timeout(10):
+            while await self.status(path) != status:
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def served(environment: dict[str, str]) -> AsyncIterator[Served]:
+    process = await asyncio.create_subprocess_exec(*COMMAND, "serve", env=environment, stderr=subprocess.PIPE)
+    sidecar = Served(process)
+    try:
+        await sidecar.listening()
+        yield sidecar
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_on_a_signal_it_finishes_what_it_has_begun_with_the_doors_open(
+    number: signal.Signals, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    async with served(settings(kserve, tmp_path)) as sidecar:
+        first = (await sidecar.generate()).structured_content["images"][0]["url"].removeprefix(sidecar.url)
+        await sidecar.becomes("/readyz", 200)
+        kserve.script.append(succeed_when(release := asyncio.Event()))
+        in_flight = asyncio.create_task(sidecar.generate())
+        queued = asyncio.create_task(sidecar.generate())
+        await kserve.seen(2)
+        await sidecar.shows('imagegen_queue_depth{model="painter"} 1.0')
+        drained = asyncio.create_task(sidecar.status("/drained"))
+        sidecar.process.send_signal(number)
+        await sidecar.becomes("/readyz", 503)
+        assert await sidecar.status("/livez") == 200
+        assert await sidecar.status(first) == 200
+        refused = await sidecar.generate()
+        assert (refused.is_error, refused.content[0].text) == (
+            True,
+            "The sidecar is shutting down and takes no new generations.",
+        )
+        assert not drained.done()
+        release.set()
+        for result in await asyncio.gather(in_flight, queued):
+            assert result.structured_content["status"] == "completed"
+        assert await drained == 200
+        assert await sidecar.ended() == 0
+    assert len(list((tmp_path / "images").rglob("*.png"))) == 3
+
+
+async def test_after_its_grace_it_ends_all_the_same(kserve: FakeKServe, tmp_path: Path) -> None:
+    async with served(settings(kserve, tmp_path, SHUTDOWN_GRACE="100ms")) as sidecar:
+        kserve.script.append(succeed_when(asyncio.Event()))
+        in_flight = asyncio.create_task(sidecar.generate())
+        await kserve.seen(1)
+        sidecar.process.terminate()
+        result = await in_flight
+        assert (result.is_error, "stopped before the image was made" in result.content[0].text) == (True, True)
+        assert await sidecar.ended() == 0
+
+
+async def test_a_second_signal_ends_it_at_once(kserve: FakeKServe, tmp_path: Path) -> None:
+    async with served(settings(kserve, tmp_path)) as sidecar:
+        await sidecar.becomes("/readyz", 200)
+        kserve.script.append(succeed_when(asyncio.Event()))
+        in_flight = asyncio.create_task(sidecar.generate())
+        await kserve.seen(1)
+        sidecar.process.terminate()
+        await sidecar.becomes("/readyz", 503)
+        sidecar.process.terminate()
+        assert await sidecar.ended() == 0
+        await asyncio.gather(in_flight, return_exceptions=True)
+
+
+async def test_each_line_of_the_log_is_json_and_tells_no_prompt(kserve: FakeKServe, tmp_path: Path) -> None:
+    kserve.script.extend([succeed_when(ready := asyncio.Event()), say(500, {"error": "xyzzy broke"})])
+    ready.set()
+    async with served(settings(kserve, tmp_path, LOG_LEVEL="info")) as sidecar:
+        image = (await sidecar.generate(prompt="plugh\nplugh")).structured_content["images"][0]
+        await sidecar.generate(prompt="plugh")
+        sidecar.process.terminate()
+        assert await sidecar.ended() == 0
+    lines = [json.loads(line) for line in sidecar.lines]
+    told = {line["event"]: line for line in lines}
+    stored = told["image stored"]
+    assert (stored["model"], stored["level"], stored["bytes"]) == ("painter", "info", image["size_bytes"])
+    assert stored["seconds"] >= 0
+    assert len(stored["request_id"]) == 16
+    assert told["generation failed"]["reason"] == "runtime_failed"
+    text = "".join(sidecar.lines)
+    assert "plugh" not in text
+    assert image["image_id"] not in text
+
+
+async def test_prompts_are_logged_at_debug_on_one_bounded_line(kserve: FakeKServe, tmp_path: Path) -> None:
+    async with served(settings(kserve, tmp_path, LOG_LEVEL="debug")) as sidecar:
+        await sidecar.generate(prompt='plugh\n{"event": "forged"}')
+        sidecar.process.terminate()
+        await sidecar.ended()
+    events = [json.loads(line) for line in sidecar.lines]
+    assert [line["prompt"] for line in events if "prompt" in line] == ['plugh\n{"event": "forged"}']
+    assert "forged" not in {line["event"] for line in events}
+
+
+async def test_the_log_for_people(kserve: FakeKServe, tmp_path: Path) -> None:
+    environment = settings(kserve, tmp_path, LOG_FORMAT="console")
+    process = await asyncio.create_subprocess_exec(*COMMAND, "serve", env=environment, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    assert b"listening" in await process.stderr.readuntil(b"listening")
+    process.terminate()
+    await process.communicate()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_host_that_starts_its_servers_itself(era: str, kserve: FakeKServe, tmp_path: Path) -> None:
+    environment = settings(kserve, tmp_path)
+    parameters = StdioServerParameters(command=sys.executable, args=["-m", "sidecar", "stdio"], env=environment)
+    with (tmp_path / "log").open("w") as log:
+        async with Client(stdio_client(parameters, errlog=log), mode=era) as client:
+            assert [tool.name for tool in (await client.list_tools()).tools] == ["generate_image"]
+            told: list[str | None] = []
+
+            async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+                told.append(message)
+
+            result = await client.call_tool("generate_image", {"prompt": "a cat"}, progress_callback=on_progress)
+            assert not result.is_error
+            url = result.structured_content["images"][0]["url"]
+            async with aiohttp.ClientSession() as session, session.get(url) as response:
+                assert (response.status, response.content_type) == (200, "image/png")
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+async def test_a_host_that_goes_away_loses_no_image_that_was_begun(kserve: FakeKServe, tmp_path: Path) -> None:
+    kserve.script.append(succeed_when(release := asyncio.Event()))
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "stdio", env=settings(kserve, tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "host", "version": "1"}}
+    for message in (
+        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello},
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {
+            "jsonrpc": "2.0",
+            "id": 2,
+            "method": "tools/call",
+            "params": {"name": "generate_image", "arguments": {"prompt": "a cat"}},
+        },
+    ):
+        process.stdin.write(json.dumps(message).encode() + b"\n")
+    await kserve.seen(1)
+    process.stdin.close()
+    release.set()
+    async with asyncio.timeout(20):
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert all(json.loads(line)["jsonrpc"] == "2.0" for line in output.splitlines())
+    assert len(list((tmp_path / "images").rglob("*.png"))) == 1
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    everything = {**os.environ, **environment}
+    command = [*COMMAND, *arguments]
+    return subprocess.run(command, env=everything, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_demonstration_makes_an_image_and_says_what_it_is(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("demo", "--once", LISTEN_PORT=str(port), STORAGE_PATH=str(tmp_path))
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    said = done.stdout
+    assert "not a diffusion model" in said
+    assert "generating, " in said
+    assert f":{port}/" not in said  # it was taken, so the next free one
+    for line in ("Claude Code   claude mcp add", "VS Code       code --add-mcp", "Cursor        in .cursor/mcp.json"):
+        assert line in said
+    (png,) = tmp_path.rglob("*.png")
+    with Image.open(png) as image:
+        assert (image.size, f"/images/{png.name}" in said) == ((512, 512), True)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (512, 512), (2048, 64)])
+def test_the_painter_paints_the_same_picture_again(width: int, height: int) -> None:
+    first = paint("a cat 🐈 " * 100, 7, width, height)
+    assert first == paint("a cat 🐈 " * 100, 7, width, height)
+    assert first != paint("a cat 🐈 " * 100, 8, width, height)
+    with Image.open(io.BytesIO(first)) as image:
+        assert image.size == (width, height)
+
+
+def test_a_sweep_by_hand_says_what_it_did_in_one_line(tmp_path: Path) -> None:
+    done = run("sweep", STORAGE_PATH=str(tmp_path))
+    (line,) = done.stdout.splitlines()
+    report = json.loads(line)
+    assert (done.returncode, report["deleted"], report["errors"]) == (0, 0, 0)
+
+
+async def test_the_health_check_of_a_container(kserve: FakeKServe, tmp_path: Path) -> None:
+    async with served(settings(kserve, tmp_path)) as sidecar:
+        await sidecar.becomes("/readyz", 200)
+        port = sidecar.url.rsplit(":", 1)[1]
+        assert (await asyncio.to_thread(run, "healthcheck", LISTEN_PORT=port)).returncode == 0
+        kserve.script.append(succeed_when(asyncio.Event()))
+        sidecar.process.terminate()
+        await sidecar.ended()
+    done = await asyncio.to_thread(run, "healthcheck", LISTEN_PORT=port)
+    assert (done.returncode, done.stdout, "not reachable" in done.stderr) == (1, "", True)
+
+
+def test_every_setting_is_shown_with_what_it_is_set_to() -> None:
+    done = run("config", IMAGE_TTL="7d", KSERVE_TOKEN="hush")
+    assert done.returncode == 0
+    assert "IMAGE_TTL = 7d\n    default 24h, seconds; allowed:" in done.stdout
+    assert "KSERVE_TOKEN = ***" in done.stdout
+    shown = json.loads(run("config", "--format", "json", IMAGE_TTL="7d").stdout)
+    assert (shown["IMAGE_TTL"], shown["RESULT_MODE"]) == ("7d", "thumbnail")
+    wrong = run("config", IMAGE_TTL="long")
+    assert (wrong.returncode, "IMAGE_TTL = long" in wrong.stdout) == (2, True)
+
+
+def test_version_and_unknown_commands() -> None:
+    assert run("--version").stdout == f"mcp-image-sidecar {__version__}\n"
+    assert (run("paint").returncode, run().returncode) == (2, 2)
