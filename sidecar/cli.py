@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from sidecar import __version__
-from sidecar.config import LOOPBACK_HOSTS, Settings, read_settings, setting_rows
+from sidecar.config import Settings, own_address, read_settings, setting_rows
 from sidecar.errors import BadConfiguration
 
 EXIT_BAD_CONFIGURATION = 2
@@ -136,13 +136,13 @@ def _config(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
 def _healthcheck(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """Ask /readyz on loopback, or on the one address that LISTEN_HOST names."""
     listen = read_settings(environment).listen
-    host = "127.0.0.1" if listen.host in ("0.0.0.0", "::", *LOOPBACK_HOSTS) else listen.host  # noqa: S104
+    host = own_address(listen.host)
     connection = http.client.HTTPConnection(host, listen.port, timeout=3)
     try:
         connection.request("GET", "/readyz")
         status = connection.getresponse().status
-    except OSError as error:
-        print(f"not reachable at {host}:{listen.port}: {error}", file=sys.stderr)
+    except (OSError, http.client.HTTPException) as error:
+        print(f"not reachable at {host}:{listen.port}: {error!r}", file=sys.stderr)
         return 1
     finally:
         connection.close()

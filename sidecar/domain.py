@@ -51,6 +51,11 @@ def owner_tag(owner: str) -> str:
     return _digits(int.from_bytes(hashlib.sha256(owner.encode()).digest()[:5]), _OWNER_DIGITS)
 
 
+def is_image_id(text: str) -> bool:
+    """Whether a text has the form of an image's id."""
+    return _IMAGE_ID.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class ImageId:
     """Opaque to callers, unguessable (130 random bits), URL-safe, sorting by creation time; never a path."""
@@ -65,7 +70,7 @@ class ImageId:
     @classmethod
     def parse(cls, text: str) -> ImageId:
         """Read an id that a caller gave. Raises ImageNotFound for anything that cannot be one."""
-        if _IMAGE_ID.fullmatch(text) is None:
+        if not is_image_id(text):
             raise ImageNotFound
         return cls(text)
 

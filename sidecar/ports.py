@@ -64,10 +64,14 @@ class StagedFile(Protocol):
         """Append. Raises StorageFailure."""
         ...
 
+    async def restart(self) -> None:
+        """Forget what was written. Raises StorageFailure."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """What a runtime says of its model. `reached` False: there was no answer at all within the probe's time."""
+    """What a runtime says of its model. `reached` False: silence for the probe's whole time; a refusal is an answer."""
 
     ready: bool
     reached: bool

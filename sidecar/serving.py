@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -17,9 +18,9 @@ import structlog
 from aiohttp import web
 
 from sidecar.app import CONNECTIONS, OWN_URL, create_app, create_metrics_app
-from sidecar.config import Settings
+from sidecar.config import Settings, own_address
 from sidecar.edge import keys
-from sidecar.errors import BadConfiguration
+from sidecar.errors import BadConfiguration, bounded
 
 _LINGER_SECONDS = 1.0  # for a client that has just got its result to read the tool's schema or the image
 _HANDLERS_SECONDS = 5.0  # what answers under way get once the drain is over
@@ -56,7 +57,7 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, drain, stop. A second signal ends at once."""
     stop, stop_at_once = asyncio.Event(), asyncio.Event()
     async with running(settings) as sidecar:
-        with _signals(stop, stop_at_once):
+        with signals(stop, stop_at_once):
             _log.info("listening", url=sidecar.url, mcp=f"{sidecar.url}/mcp", metrics=sidecar.metrics_url)
             await stop.wait()
             await drain(sidecar, settings, stop_at_once)
@@ -82,7 +83,8 @@ async def drain(sidecar: Running, settings: Settings, stop_at_once: asyncio.Even
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event, stop_at_once: asyncio.Event) -> Iterator[None]:
+def signals(stop: asyncio.Event, stop_at_once: asyncio.Event) -> Iterator[None]:
+    """While inside, SIGTERM and SIGINT set `stop`, and once that is set `stop_at_once`."""
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
@@ -112,9 +114,7 @@ async def _listening(
         try:
             server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=512)
         except (OSError, OverflowError, UnicodeError) as error:
-            raise BadConfiguration(
-                [f"{variable}: cannot listen on {host}:{port} ({error}); allowed: a free port of this machine"]
-            ) from error
+            raise BadConfiguration([_why_not(error, host, port, variable)]) from error
         try:
             yield _url(server.sockets[0])
         finally:
@@ -123,8 +123,13 @@ async def _listening(
         await runner.cleanup()
 
 
+def _why_not(error: Exception, host: str, port: int, variable: str) -> str:
+    if isinstance(error, (socket.gaierror, UnicodeError)) or getattr(error, "errno", 0) == errno.EADDRNOTAVAIL:
+        return f"LISTEN_HOST: {bounded(host, 120)!r} was given; allowed: a host name or address of this machine"
+    return f"{variable}: cannot listen on {host}:{port} ({error}); allowed: a free port of this machine"
+
+
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - recognised, not bound
-        host = "127.0.0.1"
+    host = own_address(host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

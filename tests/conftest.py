@@ -80,9 +80,9 @@ class Sidecar:
                 await asyncio.sleep(0.02)
 
     def stored(self) -> list[str]:
-        """The files of images and records, without staging."""
+        """All files of the store but the one by which the sidecar tries whether it can write."""
         parts = [path.relative_to(self.store) for path in self.store.rglob("*") if path.is_file()]
-        return sorted(str(part) for part in parts)
+        return sorted(str(part) for part in parts if not part.name.endswith("-probe.part"))
 
 
 StartSidecar = Callable[..., Awaitable[Sidecar]]

@@ -220,3 +220,105 @@ class StorageContract:
 
     async def test_the_check_passes(self, store: Any) -> None:
         assert await store.check() is None
+
+    async def test_a_second_thumbnail_takes_the_place_of_the_first(self, store: Any, clock: HeldClock) -> None:
+        image_id = (await put(store, clock.now())).record.image_id
+        await store.put_thumbnail(image_id, b"a first thumbnail")
+        await store.put_thumbnail(image_id, b"small")
+        assert await store.thumbnail(image_id) == b"small"
+        assert await store.delete(image_id) == Deletion(first=True, freed_bytes=len(PNG) + 5)
+
+    async def test_many_commits_at_once_are_all_there(self, store: Any, clock: HeldClock) -> None:
+        stored = await asyncio.gather(*(put(store, clock.now()) for _ in range(30)))
+        assert await asyncio.gather(*(store.get(one.record.image_id) for one in stored)) == stored
+        assert set(await listed(store, limit=7)) == {one.record.image_id for one in stored}
+
+    async def test_a_commit_and_deletes_of_one_image_end_with_the_whole_image_or_with_nothing(
+        self, store: Any, clock: HeldClock
+    ) -> None:
+        for _ in range(10):
+            image_id = ImageId.new(clock.now())
+            _, *deletions = await asyncio.gather(
+                put(store, clock.now(), image_id=image_id), *(store.delete(image_id) for _ in range(5))
+            )
+            clock.advance(timedelta(seconds=5))  # whatever a store remembers for a moment is forgotten
+            there = image_id in await listed(store)
+            assert sum(deletion.first for deletion in deletions) == (not there)
+            if there:
+                assert (await store.get(image_id)).record.image_id == image_id
+            else:
+                with pytest.raises(ImageNotFound):
+                    await store.get(image_id)
+
+    async def test_a_caller_and_sweepers_who_delete_at_once_free_the_bytes_once(
+        self, store: Any, clock: HeldClock
+    ) -> None:
+        ids = [(await put(store, clock.now(), life=timedelta(hours=1))).record.image_id for _ in range(5)]
+        clock.advance(DAY)
+        due = [expired async for expired in store.expired(clock.now())]
+        work = [store.delete(image_id) for image_id in ids]
+        work += [store.delete_expired(expired) for expired in due for _ in range(3)]
+        deletions = await asyncio.gather(*work)
+        assert sum(deletion.first for deletion in deletions) == 5
+        assert sum(deletion.freed_bytes for deletion in deletions) == 5 * len(PNG)
+        assert [expired async for expired in store.expired(clock.now())] == []
+
+    async def test_the_expiry_index_goes_by_the_end_and_not_by_the_beginning(
+        self, store: Any, clock: HeldClock
+    ) -> None:
+        lives = {hours: timedelta(hours=hours) for hours in (30, 2, 1, 40, 3)}
+        ids = {hours: (await put(store, clock.now(), life=life)).record.image_id for hours, life in lives.items()}
+        clock.advance(timedelta(hours=30))
+        due = [expired.image_id async for expired in store.expired(clock.now())]
+        assert due == [ids[hours] for hours in (1, 2, 3, 30)]
+
+    async def test_an_image_is_due_at_its_very_moment(self, store: Any, clock: HeldClock) -> None:
+        await put(store, clock.now(), life=DAY)
+        clock.advance(DAY - timedelta(milliseconds=1))
+        assert [expired async for expired in store.expired(clock.now())] == []
+        clock.advance(timedelta(milliseconds=1))
+        assert len([expired async for expired in store.expired(clock.now())]) == 1
+
+    @pytest.mark.parametrize(("there", "limit", "more"), [(0, 3, False), (2, 3, False), (3, 3, False), (4, 3, True)])
+    async def test_a_page_has_a_cursor_only_when_there_is_more(
+        self, there: int, limit: int, more: bool, store: Any, clock: HeldClock
+    ) -> None:
+        for hours in range(there):
+            await put(store, clock.now() - timedelta(hours=hours))
+        page = await store.page(ANONYMOUS, limit=limit)
+        assert (len(page.records), page.cursor is not None) == (min(there, limit), more)
+
+    async def test_a_page_is_filled_with_what_lives(self, store: Any, clock: HeldClock) -> None:
+        lives = [DAY, timedelta(hours=1), None, timedelta(hours=1), DAY]
+        ids = [
+            (await put(store, clock.now() - age * timedelta(minutes=1), life=life)).record.image_id
+            for age, life in enumerate(lives)
+        ]
+        clock.advance(timedelta(hours=2))
+        page = await store.page(ANONYMOUS, limit=2)
+        assert [record.image_id for record in page.records] == [ids[0], ids[2]]
+        assert await listed(store, limit=2) == [ids[0], ids[2], ids[4]]
+
+    async def test_a_cursor_of_another_owner_is_refused(self, store: Any, clock: HeldClock) -> None:
+        for _ in range(2):
+            await put(store, clock.now(), owner="alice")
+        cursor = (await store.page("alice", limit=1)).cursor
+        assert cursor is not None
+        with pytest.raises(InvalidRequest, match="cursor"):
+            await store.page("bob", limit=1, cursor=cursor)
+
+    @pytest.mark.parametrize(
+        "owner", ["../..", "/etc", "a\0b", "Zoë 🐈", "x" * 10_000, "", "system:serviceaccount:a:b"]
+    )
+    async def test_an_owner_may_have_any_name(self, owner: str, store: Any, clock: HeldClock) -> None:
+        stored = await put(store, clock.now(), owner=owner)
+        await put(store, clock.now(), owner="somebody else")
+        assert (await store.page(owner, limit=5)).records == (stored.record,)
+        assert (await store.get(stored.record.image_id)).record.owner == owner
+        assert (await store.delete(stored.record.image_id)).first
+
+    async def test_an_image_in_use_survives_its_deletion_for_who_reads_it(self, store: Any, clock: HeldClock) -> None:
+        stored = await put(store, clock.now())
+        with stored.path.open("rb") as reader:
+            await store.delete(stored.record.image_id)
+            assert reader.read() == PNG

@@ -10,13 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import hypothesis
 import pytest
+from hypothesis import strategies
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from PIL import Image
@@ -251,10 +254,10 @@ async def test_a_host_that_goes_away_loses_no_image_that_was_begun(kserve: FakeK
     assert len(list((tmp_path / "images").rglob("*.png"))) == 1
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, said: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     everything = {**os.environ, **environment}
     command = [*COMMAND, *arguments]
-    return subprocess.run(command, env=everything, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=everything, input=said, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_the_demonstration_makes_an_image_and_says_what_it_is(tmp_path: Path) -> None:
@@ -315,3 +318,174 @@ def test_every_setting_is_shown_with_what_it_is_set_to() -> None:
 def test_version_and_unknown_commands() -> None:
     assert run("--version").stdout == f"mcp-image-sidecar {__version__}\n"
     assert (run("paint").returncode, run().returncode) == (2, 2)
+
+
+HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "host", "version": "1"}}
+
+
+async def spoken_to(environment: dict[str, str], *messages: dict[str, Any]) -> asyncio.subprocess.Process:
+    """`stdio` as a process that has answered initialize, with its standard input left open."""
+    pipe = subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "stdio", env=environment, stdin=pipe, stdout=pipe, stderr=pipe
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for message in ({"id": 1, "method": "initialize", "params": HELLO}, *messages):
+        process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+    assert json.loads(await process.stdout.readline())["id"] == 1
+    return process
+
+
+async def ended_by_itself(process: asyncio.subprocess.Process) -> int | str:
+    """The exit code; its pipes stay open as long as a host may keep them."""
+    try:
+        async with asyncio.timeout(8):
+            return await process.wait()
+    except TimeoutError:
+        return "still running"
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_host_may_end_its_server_by_a_signal_without_closing_its_input(
+    number: signal.Signals, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    process = await spoken_to(settings(kserve, tmp_path))
+    process.send_signal(number)
+    assert await ended_by_itself(process) == 0
+
+
+async def test_a_host_that_has_gone_and_signals_need_not_wait_for_a_silent_runtime(
+    kserve: FakeKServe, tmp_path: Path
+) -> None:
+    kserve.script.append(succeed_when(asyncio.Event()))
+    call = {"name": "generate_image", "arguments": {"prompt": "a cat"}}
+    process = await spoken_to(
+        settings(kserve, tmp_path),
+        {"method": "notifications/initialized"},
+        {"id": 2, "method": "tools/call", "params": call},
+    )
+    await kserve.seen(1)
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.close()
+    async with asyncio.timeout(10):
+        while b"draining" not in await process.stderr.readline():
+            pass
+    process.terminate()
+    assert await ended_by_itself(process) == 0
+
+
+async def test_a_host_that_says_nothing_and_leaves_ends_its_server(kserve: FakeKServe, tmp_path: Path) -> None:
+    done = await asyncio.to_thread(run, "stdio", said="", **settings(kserve, tmp_path))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "Traceback" not in done.stderr
+
+
+async def test_rubbish_on_standard_input_is_survived(kserve: FakeKServe, tmp_path: Path) -> None:
+    process = await spoken_to(settings(kserve, tmp_path))
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for rubbish in (b"not JSON\n", b"{}\n", b"\xff\xfe\n", b"[" * 5000 + b"\n", b"\n", b"null\n"):
+        process.stdin.write(rubbish)
+    process.stdin.write(b'{"jsonrpc":"2.0","id":99,"method":"ping"}\n')
+    async with asyncio.timeout(10):
+        while (answer := json.loads(await process.stdout.readline())).get("id") != 99:
+            assert answer["jsonrpc"] == "2.0"
+    process.stdin.close()
+    assert await ended_by_itself(process) == 0
+
+
+async def test_on_a_signal_with_nothing_to_do_it_ends_with_0(kserve: FakeKServe, tmp_path: Path) -> None:
+    async with served(settings(kserve, tmp_path)) as sidecar:
+        sidecar.process.terminate()
+        assert await sidecar.ended() == 0
+
+
+@pytest.mark.parametrize("says", [b"SSH-2.0-OpenSSH_9.9\r\n", b"", b"HTTP/1.1 teapot\r\n\r\n"])
+def test_the_health_check_takes_a_stranger_on_the_port_for_what_it_is(says: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+
+        def answer() -> None:
+            connection, _ = stranger.accept()
+            with connection:
+                connection.sendall(says)
+                connection.recv(4096)
+
+        threading.Thread(target=answer, daemon=True).start()
+        done = run("healthcheck", LISTEN_PORT=str(stranger.getsockname()[1]))
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "localhost", "::", "::1"])
+async def test_the_health_check_finds_the_sidecar_wherever_it_listens(
+    host: str, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    if ":" in host and not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    async with served(settings(kserve, tmp_path, LISTEN_HOST=host)) as sidecar:
+        port = sidecar.url.rsplit(":", 1)[1]
+        await sidecar.becomes("/readyz", 200)  # where it says that it listens, it does
+        done = await asyncio.to_thread(run, "healthcheck", LISTEN_PORT=port, LISTEN_HOST=host)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_a_sweep_by_hand_deletes_what_has_expired(kserve: FakeKServe, tmp_path: Path) -> None:
+    given = settings(kserve, tmp_path, IMAGE_TTL="100ms", CLEANUP_INTERVAL="7d")
+    async with served(given) as sidecar:
+        (image,) = (await sidecar.generate()).structured_content["images"]
+        await sidecar.becomes(f"/images/{image['image_id']}", 404)
+        assert len(list((tmp_path / "images").rglob("*.png"))) == 1
+        done = await asyncio.to_thread(run, "sweep", **given)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["deleted"], report["freed_bytes"] >= image["size_bytes"]) == (0, 1, True)
+    assert list((tmp_path / "images").rglob("*.png")) == []
+
+
+def test_a_sweep_of_a_store_in_trouble_fails_with_its_line_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = run("sweep", STORAGE_PATH=str(tmp_path / "file" / "images"))
+    assert (done.returncode, json.loads(done.stdout)["errors"] > 0, "Traceback" in done.stderr) == (1, True, False)
+
+
+async def test_an_interrupted_demonstration_ends_cleanly_and_leaves_no_painter_behind(tmp_path: Path) -> None:
+    """The painter shares standard error, which reads to its end only once both have gone."""
+    environment = {**os.environ, "LISTEN_PORT": "0", "STORAGE_PATH": str(tmp_path)}
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "demo", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        while b"Calling generate_image" not in await process.stdout.readline():
+            pass
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(20):
+        _, said = await process.communicate()
+    assert (process.returncode in (0, 130), b"Traceback" in said) == (True, False)
+
+
+def test_the_demonstration_says_so_when_no_port_is_left(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        try:
+            taken.bind(("127.0.0.1", 65535))
+        except OSError:
+            pytest.skip("somebody else has the last port")
+        taken.listen()
+        done = run("demo", "--once", LISTEN_PORT="65535", STORAGE_PATH=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("mcp-image-sidecar: LISTEN_PORT: cannot listen on 127.0.0.1:65535")
+    assert "Traceback" not in done.stderr
+
+
+@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.given(
+    strategies.text(max_size=200), strategies.integers(0, 2**32 - 1), strategies.sampled_from([64, 72, 96])
+)
+def test_the_painter_paints_whatever_it_is_told(prompt: str, seed: int, side: int) -> None:
+    with Image.open(io.BytesIO(paint(prompt, seed, side, 64))) as image:
+        image.load()
+        assert (image.size, image.format) == ((side, 64), "PNG")

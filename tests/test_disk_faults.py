@@ -7,15 +7,22 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from tests.conftest import Sidecar, StartSidecar
+from sidecar.core.readiness import Check, StorageWatch
+from sidecar.core.sweeper import Sweeper
+from sidecar.domain import ImageId
+from sidecar.errors import ImageNotFound, StorageFailure, StorageFull
+from sidecar.storages.file import FileStorage
+from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, succeed
 from tests.pictures import picture
+from tests.storage_contract import PNG, HeldClock, listed, put
 
 Mount = Callable[[str], Path]
 
@@ -178,3 +185,228 @@ async def test_a_store_that_is_no_directory_keeps_the_server_up_and_unready(
 async def test_a_missing_directory_is_made(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     sidecar = await start_sidecar(STORAGE_PATH=str(tmp_path / "a" / "b" / "c"))
     assert (await sidecar.get((await sidecar.made())["url"]))[0].status == 200
+
+
+# --- at the store itself, where a test can choose the very step that fails --------------------------------------------
+
+HOUR = timedelta(hours=1)
+FULL = "The image store's disk is full. Delete images that are no longer needed."
+
+
+def file_store(root: Path, clock: HeldClock) -> FileStorage:
+    return FileStorage(root, max_bytes=None, clock=clock, observer=lambda event: None)
+
+
+def files(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and "filler" not in path.parts}
+
+
+def use_up_inodes(disk: Path, leaving: int = 0) -> list[Path]:
+    """Make empty files until no more can be made, then take some away again."""
+    filler = disk / "filler"
+    filler.mkdir(exist_ok=True)
+    made: list[Path] = []
+    with pytest.raises(OSError, match="space"):
+        while True:
+            path = filler / str(len(made))
+            path.touch()
+            made.append(path)
+    for _ in range(leaving):
+        made.pop().unlink()
+    return made
+
+
+@pytest.mark.parametrize("inodes_left", range(8))
+async def test_a_commit_that_finds_no_room_for_one_of_its_files_leaves_none(inodes_left: int, tmpfs: Mount) -> None:
+    """An image needs a staged file, its shards, an expiry entry and a record: whichever is one too many."""
+    disk, clock = tmpfs("size=4m,nr_inodes=60"), HeldClock()
+    async with file_store(disk, clock).opened() as store:
+        kept = (await put(store, clock.now())).record.image_id
+        before = files(disk)
+        made = use_up_inodes(disk, inodes_left)
+        image_id = ImageId.new(clock.now() + 5 * HOUR)
+        try:
+            await put(store, clock.now() + 5 * HOUR, image_id=image_id)
+        except StorageFull as error:
+            assert error.message == FULL
+            assert files(disk) == before
+            with pytest.raises(ImageNotFound):
+                await store.get(image_id)
+        else:
+            assert inodes_left >= 6
+        clock.advance(timedelta(seconds=5))
+        assert (await store.get(kept)).path.read_bytes() == PNG
+        for path in made:
+            path.unlink()
+        await put(store, clock.now())
+
+
+async def test_bytes_that_no_longer_fit_end_the_write_and_leave_nothing(tmpfs: Mount) -> None:
+    disk, clock = tmpfs("size=1m"), HeldClock()
+    async with file_store(disk, clock).opened() as store:
+        with pytest.raises(StorageFull):
+            async with store.stage(ImageId.new(clock.now()), 1000) as staged:
+                for _ in range(100):
+                    await staged.write(b"x" * 65536)
+        assert files(disk) == set()
+        await put(store, clock.now())
+
+
+async def test_a_full_disk_is_freed_by_deleting_and_by_sweeping(tmpfs: Mount) -> None:
+    disk, clock = tmpfs("size=1m"), HeldClock()
+    async with file_store(disk, clock).opened() as store:
+        large = b"x" * 300_000
+        ids = [(await put(store, clock.now(), data=large, life=HOUR)).record.image_id for _ in range(2)]
+        (disk / "filler").mkdir()
+        with pytest.raises(OSError, match="space"), (disk / "filler" / "0").open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096) == 4096:
+                pass
+            file.write(b"x")
+        with pytest.raises(StorageFull, match="disk is full"):
+            await put(store, clock.now(), data=large)
+        with pytest.raises(StorageFailure):
+            await store.put_thumbnail(ids[0], b"x" * 10_000)
+        assert (await store.delete(ids[0])).freed_bytes == len(large)
+        ids.append((await put(store, clock.now(), data=large, life=HOUR)).record.image_id)
+        clock.advance(HOUR)
+        report = await Sweeper(store, interval=1, clock=clock, observer=lambda event: None).sweep()
+        assert (report.deleted, report.freed_bytes, report.errors) == (2, 2 * len(large), 0)
+        await put(store, clock.now(), data=large)
+
+
+async def test_a_sweep_of_a_read_only_volume_fails_whole_and_the_next_one_makes_up_for_it(tmpfs: Mount) -> None:
+    disk, clock = tmpfs("size=4m"), HeldClock()
+    async with file_store(disk, clock).opened() as store:
+        sweeper = Sweeper(store, interval=1, clock=clock, observer=lambda event: None)
+        for _ in range(3):
+            await put(store, clock.now(), life=HOUR)
+        before = files(disk)
+        clock.advance(HOUR)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        report = await sweeper.sweep()
+        assert (report.deleted, report.freed_bytes, report.errors >= 3) == (0, 0, True)
+        assert (files(disk), await listed(store)) == (before, [])
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        report = await sweeper.sweep()
+        assert (report.deleted, report.freed_bytes, report.errors) == (3, 3 * len(PNG), 0)
+        assert files(disk) == set()
+
+
+async def test_a_delete_on_a_read_only_volume_takes_no_half_of_an_image(tmpfs: Mount) -> None:
+    disk, clock = tmpfs("size=4m"), HeldClock()
+    async with file_store(disk, clock).opened() as store:
+        stored = await put(store, clock.now())
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(StorageFailure, match="Read-only file system"):
+            await store.delete(stored.record.image_id)
+        clock.advance(timedelta(seconds=5))
+        assert await store.get(stored.record.image_id) == stored
+
+
+async def test_a_directory_that_was_removed_is_told_and_used_again_once_it_is_back(tmp_path: Path) -> None:
+    clock = HeldClock()
+    async with file_store(tmp_path / "images", clock).opened() as store:
+        watch = StorageWatch(store, clock)
+        await put(store, clock.now())
+        shutil.rmtree(tmp_path / "images")
+        await watch.look()
+        detail = "The image store cannot be used at the moment (No such file or directory)."
+        assert watch.check == Check("degraded", detail)
+        assert not (tmp_path / "images").exists()
+        (tmp_path / "images").mkdir()
+        await watch.look()
+        assert watch.check == Check("ok")
+        stored = await put(store, clock.now())
+        assert await store.get(stored.record.image_id) == stored
+
+
+async def test_a_volume_that_is_unmounted_is_told_and_nothing_is_written_in_its_place(tmpfs: Mount) -> None:
+    """The bare mount point is the node's or the container's own disk: what lands there is lost."""
+    disk, clock = tmpfs("size=4m"), HeldClock()
+    async with file_store(disk, clock).opened() as store:
+        watch = StorageWatch(store, clock)
+        await put(store, clock.now())
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+        try:
+            for _ in range(2):
+                with pytest.raises(StorageFailure):
+                    await put(store, clock.now())
+                await watch.look()
+            in_its_place = list(disk.rglob("*"))
+        finally:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
+        assert (watch.check.status, in_its_place) == ("degraded", [])
+        await watch.look()
+        assert watch.check == Check("ok")
+        await put(store, clock.now())
+
+
+# --- and as callers and probes see it ---------------------------------------------------------------------------------
+
+
+async def test_a_sidecar_that_starts_on_a_read_only_volume_serves_what_is_there_but_is_not_started(
+    tmpfs: Mount, start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    disk = tmpfs("size=4m")
+    before = await start_sidecar(STORAGE_PATH=str(disk))
+    image = await before.made()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    sidecar = await start_sidecar(STORAGE_PATH=str(disk))
+    for name in ("", "/thumbnail"):
+        assert (await sidecar.get(f"/images/{image['image_id']}{name}"))[0].status == 200
+    async with asyncio.timeout(10):
+        while b"not yet" in (await sidecar.get("/startupz"))[1]:
+            await asyncio.sleep(0.01)
+    for probe in ("/startupz", "/readyz"):
+        response, body = await sidecar.get(probe)
+        assert (response.status, b"Read-only file system" in body) == (503, True)
+    assert "Read-only file system" in (await sidecar.generate()).content[0].text
+    assert len(kserve.instances) == 1
+
+
+async def test_a_store_that_was_removed_under_a_sidecar_is_told_to_callers_and_readers_and_not_made_anew(
+    sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    image = await sidecar.made()
+    shutil.rmtree(sidecar.store)
+    await fails(sidecar, "No such file or directory")
+    assert (len(kserve.instances), sidecar.store.exists()) == (1, False)
+    response, body = await sidecar.get(image["url"])
+    assert response.status in (404, 503)
+    assert b"Traceback" not in body
+    assert str(sidecar.store).encode() not in body
+
+
+async def test_a_disk_in_trouble_is_counted_and_the_call_ends_as_failed(
+    tmpfs: Mount, start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    disk = tmpfs("size=4m")
+    sidecar = await start_sidecar(STORAGE_PATH=str(disk))
+    await storage_becomes(sidecar, "ok")
+    use_up_bytes = ["dd", "if=/dev/zero", f"of={disk / 'filler'}", "bs=64k"]
+    assert subprocess.run(use_up_bytes, capture_output=True, check=False).returncode == 1
+    await fails(sidecar, "disk is full")
+    await metric_becomes(sidecar, 'imagegen_generations_total{model="painter",outcome="failed"}', 1)
+    count = 'imagegen_storage_operation_duration_seconds_count{backend="file",operation="stage",outcome="storage_full"}'
+    assert await sidecar.metric(count) == 1
+    assert kserve.instances == []
+
+
+async def test_of_several_images_those_that_found_room_are_given_and_the_rest_is_named(
+    tmpfs: Mount, start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    disk = tmpfs("size=4m")
+    sidecar = await start_sidecar(STORAGE_PATH=str(disk))
+
+    async def answer_then_fill(request: web.Request, instance: dict[str, Any]) -> web.StreamResponse:
+        (disk / "filler").write_bytes(b"x" * (3 * 2**20 + 2**19))
+        return await succeed(picture(900, 900, noise=True))(request, instance)
+
+    kserve.script.extend([succeed(), answer_then_fill, succeed()])
+    result = await sidecar.generate(num_images=2, result="link", seed=1)
+    assert not result.is_error
+    assert len(result.structured_content["images"]) == 1
+    assert "disk is full" in result.structured_content["message"]
+    assert parts(disk) == []
+    (disk / "filler").unlink()
+    assert (await sidecar.get(result.structured_content["images"][0]["url"]))[0].status == 200

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from sidecar.core.readiness import Check, RuntimeWatch
+from sidecar.ports import SystemClock
 from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed, succeed_when
 
@@ -107,3 +109,72 @@ async def test_probes_may_use_head(path: str, sidecar: Sidecar) -> None:
     await sidecar.until_ready()
     response, body = await sidecar.get(path, method="HEAD")
     assert (response.status, body) == (200, b"")
+
+
+async def test_a_runtime_that_refuses_connections_is_not_busy_however_many_predicts_wait_for_it(
+    start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    """While a predict is sent again and again to a dead runtime, the slot is taken, but nobody works."""
+    sidecar = await start_sidecar()
+    await sidecar.until_ready()
+    lane = sidecar.service.lane(None)
+    watch = RuntimeWatch(lane, SystemClock(), lambda _event: None)
+    await watch.look()
+    assert watch.check == Check("ok")
+    await kserve.server.close()
+    call = asyncio.create_task(sidecar.generate())
+    async with asyncio.timeout(10):
+        while not lane.queue.in_flight:
+            await asyncio.sleep(0.01)
+    await watch.look()
+    assert (lane.queue.in_flight, watch.check.status) == (1, "not ready")
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [(200, {"ready": "False"}), (200, {"ready": None}), (200, []), (200, "yes"), (404, {"error": "x"}), (503, {})],
+)
+async def test_what_is_no_clear_yes_of_the_runtime_is_a_no(
+    answer: tuple[int, Any], start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    kserve.readiness = answer
+    sidecar = await start_sidecar()
+    checks = {"storage": "ok", "runtime/painter": "not ready"}
+    await becomes(sidecar, "/readyz", (503, "not ready", checks))
+
+
+async def test_a_store_that_cannot_be_written_at_the_start_is_alive_but_not_started(
+    start_sidecar: StartSidecar, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    sidecar = await start_sidecar(STORAGE_PATH=str(tmp_path / "file" / "images"))
+    checks = {"storage": "degraded", "runtime/painter": "ok"}
+    await becomes(sidecar, "/startupz", (503, "starting", checks))
+    assert await verdict(sidecar, "/readyz") == (503, "not ready", checks)
+    assert (await sidecar.get("/livez"))[0].status == 200
+    assert (await sidecar.generate()).is_error
+
+
+async def test_health_answers_tell_no_secret_whatever_is_wrong(
+    start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    kserve.readiness = (401, {"error": "not with the token hush-hush"})
+    file = tmp_path / "token-file"
+    file.write_text("hush-hush")
+    for secret in ({"KSERVE_TOKEN": "hush-hush"}, {"KSERVE_TOKEN_FILE": str(file)}):
+        sidecar = await start_sidecar(**secret)
+        await becomes(sidecar, "/readyz", (503, "not ready", {"storage": "ok", "runtime/painter": "not ready"}))
+        for path in ("/livez", "/readyz", "/startupz", "/drained"):
+            _, body = await sidecar.get(path)
+            assert b"hush" not in body
+            assert b"token-file" not in body
+
+
+async def test_probes_answer_to_any_host(sidecar: Sidecar) -> None:
+    """A kubelet asks by the pod's address."""
+    await sidecar.until_ready()
+    for path in ("/livez", "/readyz", "/startupz", "/drained"):
+        response, _ = await sidecar.get(path, headers={"Host": "10.1.2.3:8000"})
+        assert (response.status, response.content_type) == (200, "application/json")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
 
-from tests.conftest import Sidecar, StartSidecar, metric_becomes
-from tests.fake_kserve import FakeKServe, say, succeed_when
+from tests.conftest import Sidecar, StartSidecar, metric_becomes, raw_tool_call
+from tests.fake_kserve import FakeKServe, cut_off, say, succeed_when
 
 CONTRACT = (
     "generations_total",
@@ -144,3 +150,137 @@ async def test_clean_up_is_counted(start_sidecar: StartSidecar) -> None:
     assert await sidecar.metric('imagegen_cleanup_passes_total{outcome="completed"}') >= 1
     assert await sidecar.metric("imagegen_cleanup_last_success_timestamp_seconds") > 1e9
     assert sidecar.stored() == []
+
+
+FAILURES = [
+    say(500, {"error": "broken"}),
+    say(400, {"error": "Prediction failed: bad size"}),
+    say(400, {"error": "Prediction failed: CUDA out of memory"}),
+    say(200, {"predictions": []}),
+    cut_off(after=100),
+]
+
+
+def label_sets(text: str) -> set[str]:
+    """Every counter and histogram of a model, without values and buckets."""
+    found = re.findall(r'^(imagegen_\w+(?:_total|_count)\{[^}]*model="[^}]*\}) ', text, re.MULTILINE)
+    return set(found)
+
+
+async def test_no_label_set_of_a_model_appears_only_once_something_has_gone_wrong(
+    sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    """A counter born at 1 hides its first increase from rate() and increase()."""
+    before = label_sets(await scrape(sidecar))
+    kserve.script.extend(FAILURES)
+    for _ in FAILURES:
+        assert (await sidecar.generate()).is_error
+    await sidecar.made()
+    assert label_sets(await scrape(sidecar)) - before == set()
+
+
+async def test_a_caller_who_leaves_the_queue_is_counted_once_and_its_place_is_free(
+    sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    kserve.script.append(succeed_when(release := asyncio.Event()))
+    slow = asyncio.create_task(sidecar.made())
+    await kserve.seen(1)
+    call = raw_tool_call("auto", {"prompt": "a cat", "num_images": 3})
+    leaving = asyncio.create_task(sidecar.get("/mcp", method="POST", **call))
+    await metric_becomes(sidecar, 'imagegen_queue_depth{model="painter"}', 1)
+    assert await sidecar.metric('imagegen_oldest_wait_seconds{model="painter"}') >= 0
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    await metric_becomes(sidecar, 'imagegen_generations_total{model="painter",outcome="cancelled"}', 1)
+    release.set()
+    await slow
+    await metric_becomes(sidecar, 'imagegen_in_flight{model="painter"}', 0)
+    for name, value in (("queue_depth", 0), ("oldest_wait_seconds", 0), ("generation_duration_seconds_count", 1)):
+        assert await sidecar.metric(f'imagegen_{name}{{model="painter"}}') == value
+    for outcome, count in (("completed", 1), ("failed", 0), ("rejected", 0), ("cancelled", 1)):
+        assert await sidecar.metric(f'imagegen_generations_total{{model="painter",outcome="{outcome}"}}') == count
+    assert await sidecar.metric('imagegen_queue_wait_seconds_count{model="painter"}') == 1
+    assert len(kserve.instances) == 1
+
+
+async def test_a_call_of_several_images_is_one_generation_and_several_images(sidecar: Sidecar) -> None:
+    await sidecar.generate(num_images=3, result="link")
+    assert await sidecar.metric('imagegen_generations_total{model="painter",outcome="completed"}') == 1
+    assert await sidecar.metric('imagegen_generation_duration_seconds_count{model="painter"}') == 1
+    predicts = 'imagegen_runtime_request_duration_seconds_count{model="painter",outcome="completed"}'
+    for sample in (
+        predicts,
+        'imagegen_stored_images_total{backend="file"}',
+        'imagegen_image_bytes_count{model="painter"}',
+    ):
+        assert await sidecar.metric(sample) == 3
+
+
+async def test_http_requests_are_counted_by_pattern_and_only_by_methods_that_exist(sidecar: Sidecar) -> None:
+    image = await sidecar.made()
+    for method, path, status in (
+        ("GET", image["url"], 200),
+        ("HEAD", image["url"], 200),
+        ("GET", "/images/unknown", 404),
+        ("GET", "/../../etc/passwd", 404),
+        ("PROPFIND", "/livez", 405),
+    ):
+        assert (await sidecar.get(path, method=method))[0].status == status
+    seen = set(re.findall(r"^imagegen_http_requests_total\{(.*)\} ", await scrape(sidecar), re.MULTILINE))
+    assert seen >= {
+        'method="GET",route="/images/{image_id}",status="200"',
+        'method="HEAD",route="/images/{image_id}",status="200"',
+        'method="GET",route="/images/{image_id}",status="404"',
+        'method="GET",route="other",status="404"',
+        'method="other",route="other",status="405"',
+    }
+
+
+@pytest.mark.parametrize("size", [2**20, 17 * 2**20])
+async def test_a_runtimes_metrics_are_passed_on_or_refused_but_never_an_error_of_ours(
+    size: int, start_sidecar: StartSidecar, aiohttp_server: Any
+) -> None:
+    async def plenty(_request: web.Request) -> web.Response:
+        return web.Response(body=b"# " + b"x" * size)
+
+    runtime = web.Application()
+    runtime.router.add_get("/metrics", plenty)
+    server = await aiohttp_server(runtime)
+    sidecar = await start_sidecar(KSERVE_ENDPOINT=f"http://127.0.0.1:{server.port}/v1/models/painter")
+    response, body = await sidecar.get("/metrics/runtime")
+    assert (response.status, len(body) > size) == ((200, True) if size <= 16 * 2**20 else (502, False))
+
+
+async def test_a_real_prometheus_scrapes_both_without_complaint(sidecar: Sidecar, tmp_path: Path) -> None:
+    prometheus = shutil.which("prometheus")
+    if prometheus is None:
+        assert "CI" not in os.environ, "prometheus must be installed in CI"
+        pytest.skip("prometheus is not installed")
+    target = sidecar.url.removeprefix("http://")
+    jobs = [
+        {"job_name": path, "metrics_path": path, "static_configs": [{"targets": [target]}]}
+        for path in ("/metrics", "/metrics/runtime")
+    ]
+    (tmp_path / "p.yml").write_text(json.dumps({"global": {"scrape_interval": "100ms"}, "scrape_configs": jobs}))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    where = (f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.path={tmp_path / 'tsdb'}")
+    process = await asyncio.create_subprocess_exec(
+        prometheus, f"--config.file={tmp_path / 'p.yml'}", *where, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(20):
+            while await _health_of_targets(sidecar, f"http://127.0.0.1:{port}/api/v1/targets") != {"up": 2}:
+                await asyncio.sleep(0.05)
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def _health_of_targets(sidecar: Sidecar, url: str) -> dict[str, int]:
+    try:
+        _, body = await sidecar.get(url)
+        targets = json.loads(body)["data"]["activeTargets"]
+    except (aiohttp.ClientError, ValueError, KeyError):  # not yet up
+        return {}
+    return dict(Counter(target["health"] for target in targets))

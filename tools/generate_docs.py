@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
 from sidecar.app import create_app
 from sidecar.cli import build_parser
 from sidecar.config import VARIABLES, read_settings
@@ -76,19 +74,17 @@ def arguments() -> str:
 
 def metrics() -> str:
     queue = ModelQueue(concurrency=1, limit=1, clock=SystemClock())
-    registry: CollectorRegistry = Metrics({"MODEL": queue}, "file").registry
-    rows = []
-    for family in registry.collect():
-        name = family.name + ("_total" if family.type == "counter" else "")
-        rows.append((f"`{name}`", family.type, ", ".join(_labels(registry, family.name)) or "–", family.documentation))
+    described = Metrics({"MODEL": queue}, "file").exposition.described()
+    rows = (
+        (
+            f"`{metric.name}`" if metric.kind != "counter" else f"`{metric.name}_total`",
+            metric.kind,
+            ", ".join(metric.labels) or "–",
+            metric.documentation,
+        )
+        for metric in described
+    )
     return _rows(("metric", "type", "labels", "meaning"), rows)
-
-
-def _labels(registry: CollectorRegistry, name: str) -> tuple[str, ...]:
-    for collector, names in registry._collector_to_names.items():
-        if name in names and hasattr(collector, "_labelnames"):
-            return tuple(collector._labelnames)
-    return ("model",)
 
 
 TABLES: dict[str, Callable[[], str]] = {

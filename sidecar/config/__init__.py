@@ -14,6 +14,7 @@ from sidecar.config.settings import (
     Secret,
     Settings,
     StorageSettings,
+    own_address,
 )
 from sidecar.config.variables import VARIABLES, Variable
 
@@ -29,6 +30,7 @@ __all__ = [
     "Settings",
     "StorageSettings",
     "Variable",
+    "own_address",
     "read_settings",
     "setting_rows",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,10 +26,24 @@ def _text_of(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
     return convert
 
 
-def _mapping(given: Any) -> Mapping[str, Any]:
+def _extra_parameters(given: Any) -> Mapping[str, Any]:
+    """What JSON can say, but no null, which diffusers takes for a value, and no prompt, which is the caller's."""
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
         raise ValueError
+    if "prompt" in given or None in given.values():
+        raise ValueError
+    try:
+        json.dumps(given, allow_nan=False)
+    except (TypeError, RecursionError) as error:
+        raise ValueError from error
     return cast("dict[str, Any]", given)
+
+
+def _shown(given: Any) -> str:
+    """A value for a message; never spelled out whole, because YAML's aliases make small files long."""
+    if isinstance(given, (list, tuple, set, dict)):
+        return "a mapping" if isinstance(given, dict) else "a list"
+    return repr(bounded(str(given), 120))
 
 
 MODEL_FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
@@ -42,7 +57,10 @@ MODEL_FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "queue_limit": (_text_of(parsers.whole_number(0, 10000)), "0 to 10000"),
     "timeout": (_text_of(parsers.positive_duration), parsers.DURATION_ALLOWED),
     "default_size": (_text_of(parsers.pixel_size), "WIDTHxHEIGHT, each 64 to 2048 in multiples of 8"),
-    "extra_parameters": (_mapping, "a mapping of further keys sent with each predict"),
+    "extra_parameters": (
+        _extra_parameters,
+        "a mapping of further keys sent with each predict, as JSON, without `prompt` and nulls",
+    ),
     "token_file": (_text_of(parsers.existing_file), "the path of an existing file"),
     "ca_file": (_text_of(parsers.ca_file), "the path of an existing PEM file"),
 }
@@ -57,7 +75,7 @@ def read_models_file(path: Path, defaults: Mapping[str, Any], problems: list[str
         entries = document["models"]
         if not isinstance(entries, list) or not entries:
             raise TypeError
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
         problems.append(
             f"MODELS_FILE: {str(path)!r} was given; allowed: YAML with a list `models` of at least one model"
         )
@@ -84,13 +102,13 @@ def _read_model(number: int, entry: Any, defaults: Mapping[str, Any], problems: 
     before = len(problems)
     for key, given in entry.items():
         if key not in MODEL_FIELDS:
-            problems.append(f"{where}: unknown key {bounded(str(key), 60)!r}; allowed: {', '.join(MODEL_FIELDS)}")
+            problems.append(f"{where}: unknown key {bounded(repr(key), 60)}; allowed: {', '.join(MODEL_FIELDS)}")
             continue
         parse, allowed = MODEL_FIELDS[key]
         try:
             fields[key] = parse(given)
         except (ValueError, OSError):
-            problems.append(f"{where}: {key}: {bounded(str(given), 120)!r} was given; allowed: {allowed}")
+            problems.append(f"{where}: {key}: {_shown(given)} was given; allowed: {allowed}")
     if len(problems) > before:
         return None
     if token_file := fields.pop("token_file", None):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 DURATION_ALLOWED = "seconds, or a number with s, m, h or d, such as 90s, 15m, 24h, 7d"
 SIZE_ALLOWED = "bytes, or a number with KiB, MiB, GiB or TiB, such as 64MiB"
@@ -14,6 +15,7 @@ SIZE_ALLOWED = "bytes, or a number with KiB, MiB, GiB or TiB, such as 64MiB"
 _DURATION_UNITS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 _MODEL_PATH = re.compile(r"(?P<base>/.*)?/v1/models/(?P<name>[A-Za-z0-9._-]{1,63})(:predict)?", re.ASCII)
+_PLAIN = re.compile(r'[^\s?#@<>"\\\x00-\x20\x7f-\U0010ffff]+')
 _LONGEST_DURATION = 100 * 365 * 86400
 
 
@@ -77,22 +79,24 @@ def pixel_size(text: str) -> tuple[int, int]:
 
 def model_url(text: str) -> str:
     """A KServe v1 model's URL, without `:predict`."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise ValueError
-    _ = parts.port  # raises ValueError for a port that is none
-    if _MODEL_PATH.fullmatch(parts.path) is None:
+    if _MODEL_PATH.fullmatch(_plain_url(text).path) is None:
         raise ValueError
     return text.removesuffix(":predict")
 
 
 def base_url(text: str) -> str:
     """An absolute http(s) URL without query, fragment, credentials or trailing slash."""
-    parts = urlsplit(text)
-    _ = parts.port
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise ValueError
+    _plain_url(text)
     return text.rstrip("/")
+
+
+def _plain_url(text: str) -> SplitResult:
+    """An http(s) URL of nothing but scheme, host, port and path; urlsplit alone overlooks line ends and empty parts."""
+    parts = urlsplit(text)
+    _ = parts.port  # raises ValueError for a port that is none
+    if _PLAIN.fullmatch(text) is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError
+    return parts
 
 
 def host_list(text: str) -> tuple[str, ...]:
@@ -111,10 +115,9 @@ def origin_list(text: str) -> tuple[str, ...]:
 
 
 def existing_file(text: str) -> Path:
-    path = Path(text)
-    if not path.is_file():
+    if not os.path.isfile(text):  # noqa: PTH113 - False, not an error, for a path that no file can have
         raise ValueError
-    return path
+    return Path(text)
 
 
 def ca_file(text: str) -> Path:

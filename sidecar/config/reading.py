@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sidecar.config import parsers
 from sidecar.config.models_file import model_name, read_models_file
 from sidecar.config.settings import (
     LOOPBACK_HOSTS,
@@ -84,18 +84,20 @@ def _read_secret(variable: Variable, environment: Mapping[str, str], problems: l
     if text and file:
         problems.append(f"{variable.name}: given twice; allowed: {variable.name} or {variable.name}_FILE, not both")
     if file:
-        if not Path(file).is_file():
+        try:
+            return Secret(file=parsers.existing_file(file))
+        except ValueError:
             problems.append(
                 f"{variable.name}_FILE: {bounded(file, 120)!r} was given; allowed: the path of an existing file"
             )
-        return Secret(file=Path(file))
+            return None
     return Secret(text=text) if text else None
 
 
 def _listen(values: Mapping[str, Any], models: tuple[ModelSettings, ...]) -> ListenSettings:
     public: str | None = values["PUBLIC_BASE_URL"]
-    public_hosts = (urlsplit(public).netloc.lower(),) if public else ()
-    public_origins = ("://".join(urlsplit(public)[:2]).lower(),) if public else ()
+    public_hosts = (_host(public),) if public else ()
+    public_origins = (f"{urlsplit(public).scheme}://{_host(public)}",) if public else ()
     grace = values["SHUTDOWN_GRACE"]
     return ListenSettings(
         host=values["LISTEN_HOST"],
@@ -106,6 +108,12 @@ def _listen(values: Mapping[str, Any], models: tuple[ModelSettings, ...]) -> Lis
         allowed_origins=(*public_origins, *(values["ALLOWED_ORIGINS"] or ())),
         shutdown_grace=max(model.timeout for model in models) + 10 if grace is None else grace,
     )
+
+
+def _host(url: str) -> str:
+    """What clients put into Host: a scheme's own port is left out."""
+    parts = urlsplit(url)
+    return parts.netloc.lower().removesuffix({"http": ":80", "https": ":443"}[parts.scheme])
 
 
 def _read_models(values: Mapping[str, Any], problems: list[str]) -> tuple[ModelSettings, ...]:

@@ -15,6 +15,11 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 
+def own_address(host: str) -> str:
+    """Where a process on this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - recognised, not bound
+
+
 @dataclass(frozen=True, slots=True)
 class Secret:
     """A secret given directly or by a file, which is read again at each use so that it may rotate."""

@@ -49,13 +49,15 @@ class Sweeper:
         return report
 
     async def _delete_expired(self, counts: Counter[str]) -> None:
+        tried = 0
         async for expired in self._storage.expired(self._clock.now()):
-            if counts["deleted"] >= DELETIONS_PER_PASS:
+            if tried >= DELETIONS_PER_PASS:
                 counts["more"] = 1
                 return
+            tried += 1
             try:
                 deletion = await self._storage.delete_expired(expired)
-            except SidecarError:
+            except Exception:
                 counts["errors"] += 1  # this image stays for the next pass; the others need not wait for it
                 continue
             counts["deleted"] += deletion.first

@@ -27,8 +27,10 @@ _PORTS_TO_TRY = 50
 async def demo(environment: Mapping[str, str], *, once: bool) -> int:
     """Show the whole way of an image; serve on until Ctrl-C unless `once`. The exit code."""
     defaults = {"LOG_FORMAT": "console", "LOG_LEVEL": "warning", "RUNTIME_PROFILE": "diffusers-seed"}
+    environment = {**defaults, **environment, "KSERVE_ENDPOINT": "", "MODELS_FILE": ""}
+    read_settings(environment)  # a wrong one is told before the painter is started
     async with _painter() as endpoint:
-        settings = read_settings({**defaults, **environment, "KSERVE_ENDPOINT": endpoint, "MODELS_FILE": ""})
+        settings = read_settings({**environment, "KSERVE_ENDPOINT": endpoint})
         configure_logging(settings.log)
         settings = replace(settings, listen=replace(settings.listen, port=_free_port(settings)))
         async with running(settings) as sidecar:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from aiohttp import web
-from prometheus_client.exposition import CONTENT_TYPE_LATEST as TEXT
-from prometheus_client.exposition import generate_latest as text
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
-from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 
 from sidecar.edge.keys import METRICS, SERVICE
 
@@ -16,13 +12,8 @@ def routes() -> list[web.RouteDef]:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    registry = request.app[METRICS].registry
-    if "application/openmetrics-text" in request.headers.get("Accept", ""):
-        return web.Response(
-            body=openmetrics(registry),  # type: ignore[no-untyped-call]
-            headers={"Content-Type": OPENMETRICS},
-        )
-    return web.Response(body=text(registry), headers={"Content-Type": TEXT})
+    body, content_type = request.app[METRICS].exposition.scrape(request.headers.get("Accept", ""))
+    return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 async def runtime_metrics(request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""What an image's bytes say, without decoding the pixels: structure, checksums, size.
+"""What an image's bytes say as they arrive, without decoding the pixels: structure, checksums, size.
 
 PNG: ISO/IEC 15948 (signature, chunk lengths and CRCs, IHDR first, IDAT present, IEND last). JPEG: ITU-T T.81 (markers
 from SOI to a frame header, EOI at the end). WebP: RIFF container of the WebP specification. A full decode, the only
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import NamedTuple
 
 from sidecar.domain import Picture
 from sidecar.errors import UndecodablePicture, bounded
@@ -22,108 +23,179 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 
 
-def inspect(data: bytes | memoryview) -> Picture:
+class _Need(NamedTuple):
+    """What a parser asks for: exactly `size` bytes, or whatever there is of so many."""
+
+    size: int
+    exactly: bool = True
+
+
+class _Found(NamedTuple):
+    """A parser's result, and how many bytes the whole file has at least."""
+
+    picture: Picture
+    size_bytes: int = 0
+
+
+_Parser = Generator[_Need, bytes | memoryview, _Found]
+
+
+def inspect(data: bytes) -> Picture:
     """Check the bytes of one PNG, JPEG or WebP file. Raises UndecodablePicture saying what is wrong."""
-    view = memoryview(data)
-    head = bytes(view[:16])
-    try:
-        if head.startswith(b"\x89PNG\r\n\x1a\n"):
-            picture = _png(view)
-        elif head.startswith(b"\xff\xd8"):
-            picture = _jpeg(view)
-        elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-            picture = _webp(view)
+    inspector = PictureInspector()
+    inspector.feed(data)
+    return inspector.finish()
+
+
+class PictureInspector:
+    """Looks at a picture piece by piece, in memory that does not grow with it."""
+
+    def __init__(self) -> None:
+        self._parser = _parse()
+        self._need = next(self._parser)
+        self._held = bytearray()
+        self._found: _Found | None = None
+        self._head = b""
+        self._tail = b""
+        self._size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Raises UndecodablePicture as soon as something is wrong."""
+        self._size += len(data)
+        self._head = self._head or bytes(data[:16])
+        self._tail = (self._tail + data[-2:])[-2:]
+        view = memoryview(data)
+        while self._found is None and view:
+            view = self._step(view)
+
+    def _step(self, view: memoryview) -> memoryview:
+        """Give the parser what it asked for, if it is there; the bytes that remain."""
+        if self._need.exactly:
+            missing = self._need.size - len(self._held)
+            self._held += view[:missing]
+            if len(self._held) < self._need.size:
+                return view[missing:]
+            piece: bytes | memoryview = bytes(self._held)
+            self._held.clear()
         else:
-            raise UndecodablePicture(f"neither PNG, JPEG nor WebP: it starts with {bounded(repr(head), 60)}")
-    except (struct.error, IndexError) as error:
-        raise UndecodablePicture("it ends in the middle of a header") from error
-    _require_sane(picture)
-    return picture
+            missing = self._need.size
+            piece = view[:missing]
+        try:
+            self._need = self._parser.send(piece)
+        except StopIteration as stop:
+            self._found = stop.value
+        return view[missing:]
+
+    def finish(self) -> Picture:
+        """That was all. Raises UndecodablePicture."""
+        if self._found is None:
+            raise UndecodablePicture(_cut_off(self._head))
+        picture = self._found.picture
+        if picture.media_type == "image/jpeg" and self._tail != b"\xff\xd9":
+            raise UndecodablePicture("a JPEG without its end: it is cut off")
+        if self._size < self._found.size_bytes:
+            raise UndecodablePicture("a WebP shorter than it says: it is cut off")
+        return picture
 
 
-def _require_sane(picture: Picture) -> None:
+def _cut_off(head: bytes) -> str:
+    for start, name in ((b"\x89PNG", "PNG"), (b"\xff\xd8", "JPEG"), (b"RIFF", "WebP")):
+        if head.startswith(start):
+            return f"a {name} without its end: it is cut off"
+    return _unknown(head)
+
+
+def _unknown(head: bytes) -> str:
+    return f"neither PNG, JPEG nor WebP: it starts with {bounded(repr(head), 60)}"
+
+
+def _parse() -> _Parser:
+    start = yield _Need(2)
+    if start == b"\xff\xd8":
+        return (yield from _jpeg())
+    head = bytes(start) + bytes((yield _Need(14)))
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return (yield from _png(head[8:]))
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return (yield from _webp(head))
+    raise UndecodablePicture(_unknown(head))
+
+
+def _sane(picture: Picture) -> Picture:
     sides = (picture.width, picture.height)
     if not all(1 <= side <= MAX_SIDE for side in sides) or picture.width * picture.height > MAX_PIXELS:
         raise UndecodablePicture(f"its header claims {picture.width}×{picture.height} pixels")
+    return picture
 
 
-def _png(view: memoryview) -> Picture:
-    picture, needed, compressed, last = None, 0, 0, b""
-    for kind, body in _png_chunks(view):
-        if picture is None:
-            picture, needed = _png_header(kind, body)
-        compressed += len(body) if kind == b"IDAT" else 0
-        last = kind
-    if picture is None or last != b"IEND":
-        raise UndecodablePicture("a PNG without its end: it is cut off")
+def _png(chunk_head: bytes) -> _Parser:
+    """`chunk_head`: length and kind of the first chunk."""
+    length, kind = struct.unpack(">I4s", chunk_head)
+    if kind != b"IHDR" or length != 13:
+        raise UndecodablePicture("a PNG that does not start with its header")
+    header = bytes((yield _Need(13)))
+    _check((yield _Need(4)), zlib.crc32(header, zlib.crc32(kind)))
+    picture, needed = _png_header(header)
+    compressed = 0
+    while kind != b"IEND":
+        length, kind = struct.unpack(">I4s", (yield _Need(8)))
+        checksum = zlib.crc32(kind)
+        left = length
+        while left:
+            piece = yield _Need(left, exactly=False)
+            checksum = zlib.crc32(piece, checksum)
+            left -= len(piece)
+        _check((yield _Need(4)), checksum)
+        compressed += length if kind == b"IDAT" else 0
     if compressed * _DEFLATE_BEST_RATIO < needed:
         raise UndecodablePicture(
             f"a PNG whose header claims {picture.width}×{picture.height} pixels but whose data cannot hold them"
         )
-    return picture
+    return _Found(picture)
 
 
-def _png_chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    position = 8
-    while position < len(view):
-        (length,) = struct.unpack_from(">I", view, position)
-        end = position + 12 + length
-        if end > len(view):
-            raise UndecodablePicture("a PNG with a chunk longer than the file: it is cut off")
-        kind = bytes(view[position + 4 : position + 8])
-        (checksum,) = struct.unpack_from(">I", view, end - 4)
-        if zlib.crc32(view[position + 4 : end - 4]) != checksum:
-            raise UndecodablePicture("a PNG with a wrong checksum: it was damaged on the way")
-        yield kind, view[position + 8 : end - 4]
-        if kind == b"IEND":
-            return
-        position = end
+def _check(stored: bytes | memoryview, checksum: int) -> None:
+    if int.from_bytes(stored) != checksum:
+        raise UndecodablePicture("a PNG with a wrong checksum: it was damaged on the way")
 
 
-def _png_header(kind: bytes, body: memoryview) -> tuple[Picture, int]:
+def _png_header(body: bytes) -> tuple[Picture, int]:
     """The picture and the number of bytes its rows take before compression."""
-    if kind != b"IHDR" or len(body) != 13:
-        raise UndecodablePicture("a PNG that does not start with its header")
     width, height, depth, color = struct.unpack_from(">IIBB", body)
     bits = _PNG_CHANNELS.get(color, 1) * depth
-    return Picture(media_type="image/png", width=width, height=height), height * (1 + (width * bits + 7) // 8)
+    return _sane(Picture(media_type="image/png", width=width, height=height)), height * (1 + (width * bits + 7) // 8)
 
 
-def _jpeg(view: memoryview) -> Picture:
-    if bytes(view[-2:]) != b"\xff\xd9":
-        raise UndecodablePicture("a JPEG without its end: it is cut off")
-    position = 2
-    while view[position] == 0xFF:
-        marker = view[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
+def _jpeg() -> _Parser:
+    while True:
+        lead, marker = yield _Need(2)
+        while lead == marker == 0xFF:  # fill bytes
+            (marker,) = yield _Need(1)
+        if lead != 0xFF or marker in {0xD9, 0xDA}:
+            raise UndecodablePicture("a JPEG without a frame header")
         if marker in _JPEG_BARE:
-            position += 2
             continue
         if marker in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">HH", view, position + 5)
-            return Picture(media_type="image/jpeg", width=width, height=height)
-        (length,) = struct.unpack_from(">H", view, position + 2)
-        if marker in {0xD9, 0xDA} or length < 2:
-            break
-        position += 2 + length
-    raise UndecodablePicture("a JPEG without a frame header")
+            height, width = struct.unpack_from(">HH", (yield _Need(7)), 3)
+            return _Found(_sane(Picture(media_type="image/jpeg", width=width, height=height)))
+        left = int.from_bytes((yield _Need(2))) - 2
+        if left < 0:
+            raise UndecodablePicture("a JPEG without a frame header")
+        while left:
+            left -= len((yield _Need(left, exactly=False)))
 
 
-def _webp(view: memoryview) -> Picture:
-    (length,) = struct.unpack_from("<I", view, 4)
-    if len(view) < length + 8:
-        raise UndecodablePicture("a WebP shorter than it says: it is cut off")
-    kind = bytes(view[12:16])
+def _webp(head: bytes) -> _Parser:
+    (length,) = struct.unpack_from("<I", head, 4)
+    kind = head[12:16]
+    body = bytes((yield _Need(14)))
     if kind == b"VP8X":
-        width = int.from_bytes(view[24:27], "little") + 1
-        height = int.from_bytes(view[27:30], "little") + 1
-    elif kind == b"VP8L" and view[20] == 0x2F:
-        (bits,) = struct.unpack_from("<I", view, 21)
+        width, height = (int.from_bytes(body[start : start + 3], "little") + 1 for start in (8, 11))
+    elif kind == b"VP8L" and body[4] == 0x2F:
+        (bits,) = struct.unpack_from("<I", body, 5)
         width, height = (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
-    elif kind == b"VP8 " and bytes(view[23:26]) == b"\x9d\x01\x2a":
-        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", view, 26))
+    elif kind == b"VP8 " and body[7:10] == b"\x9d\x01\x2a":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", body, 10))
     else:
         raise UndecodablePicture("a WebP without an image")
-    return Picture(media_type="image/webp", width=width, height=height)
+    return _Found(_sane(Picture(media_type="image/webp", width=width, height=height)), length + 8)

@@ -58,6 +58,7 @@ def configure_logging(settings: LogSettings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, _bounded, renderer],
         )
     )
+    handler.addFilter(_no_traceback_for_strangers)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
@@ -65,6 +66,14 @@ def configure_logging(settings: LogSettings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # The SDK tells of every refused request at warning; ours are counted and logged once, at the edge.
     logging.getLogger("mcp").setLevel(logging.ERROR if settings.level != "debug" else logging.DEBUG)
+
+
+def _no_traceback_for_strangers(record: logging.LogRecord) -> bool:
+    """aiohttp tells of what is no HTTP as of an error, with all its bytes; port scanners make that daily bread."""
+    if record.name == "aiohttp.server" and record.exc_info and "http_exceptions" in str(type(record.exc_info[1])):
+        record.msg, record.args, record.exc_info = "closed a connection that did not speak HTTP", (), None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
 
 
 def _bounded(_logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -121,9 +130,10 @@ class EventLog:
 
     @_tell.register
     def _(self, event: ImageLost) -> None:
-        self._log.warning(
-            "no image, and nobody waits for it any more", model=event.model, reason=event.reason, message=event.message
-        )
+        self._log.warning("no image, and nobody waits for it any more", model=event.model, reason=event.reason)
+        self._log.debug(
+            "why there is no image", model=event.model, detail=event.message
+        )  # a runtime may echo the prompt
 
     @_tell.register
     def _(self, event: StorageOperation) -> None:

@@ -1,6 +1,6 @@
-"""The facts of the core as Prometheus metrics, on a registry of the application's own.
+"""The facts of the core as Prometheus metrics, in an exposition of the application's own.
 
-The table in docs/reference.md is generated from this registry. Labels never carry what a caller chose.
+The table in docs/reference.md is generated from it. Labels never carry what a caller chose.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from functools import singledispatchmethod
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sidecar import __version__
+from sidecar.errors import RuntimeFailure, SidecarError, StorageFailure, StorageFull
 from sidecar.events import (
     Event,
     GenerationEnded,
@@ -26,12 +27,16 @@ from sidecar.events import (
     StorageOperation,
     Swept,
 )
+from sidecar.observe.exposition import Exposition, Family
 
 _GENERATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
 _STORAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _HTTP_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300)
 _SIZE_BUCKETS = tuple(2**exponent * 1024 for exponent in range(4, 17))  # 16 KiB to 64 MiB
 _GENERATION_OUTCOMES = ("completed", "failed", "rejected", "cancelled")
+_ERRORS: list[type[SidecarError]] = [RuntimeFailure, *RuntimeFailure.__subclasses__(), StorageFailure, StorageFull]
+_FAILURES = (*(error.reason for error in _ERRORS), "cancelled", "internal")
+"""What a predict may end as instead of completed."""
 
 
 class QueueView(Protocol):
@@ -49,7 +54,7 @@ class Metrics:
     """An observer that counts. `queues` by model are read at each scrape."""
 
     def __init__(self, queues: Mapping[str, QueueView], backend: str) -> None:
-        self.registry = CollectorRegistry()
+        self.exposition = Exposition()
         self._generations = self._counter(
             "generations", "Generations by how they ended for their caller.", "model", "outcome"
         )
@@ -89,8 +94,8 @@ class Metrics:
         self._http_seconds = self._histogram(
             "http_request_duration_seconds", "HTTP requests.", _HTTP_BUCKETS, "route", "method"
         )
-        self._gauge("build_info", "The version that runs.", "version").labels(__version__).set(1)
-        self.registry.register(_Queues(queues))
+        self._gauge("build_info", "The version that runs.", "version").of(__version__).set(1)
+        self.exposition.at_each_scrape(_Queues(queues))
         self._start_at_zero(queues, backend)
 
     def __call__(self, event: Event) -> None:
@@ -98,8 +103,8 @@ class Metrics:
 
     def http_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one HTTP request; `route` is a pattern, never a path that a caller chose."""
-        self._http.labels(route, method, str(status)).inc()
-        self._http_seconds.labels(route, method).observe(seconds)
+        self._http.of(route, method, str(status)).inc()
+        self._http_seconds.of(route, method).observe(seconds)
 
     @singledispatchmethod
     def _count(self, event: Event) -> None:
@@ -107,75 +112,76 @@ class Metrics:
 
     @_count.register
     def _(self, event: GenerationEnded) -> None:
-        self._generations.labels(event.model, event.outcome).inc()
+        self._generations.of(event.model, event.outcome).inc()
         if event.outcome == "completed":
-            self._generation_seconds.labels(event.model).observe(event.seconds)
+            self._generation_seconds.of(event.model).observe(event.seconds)
 
     @_count.register
     def _(self, event: PredictStarted) -> None:
-        self._queue_wait.labels(event.model).observe(event.waited)
+        self._queue_wait.of(event.model).observe(event.waited)
 
     @_count.register
     def _(self, event: PredictEnded) -> None:
-        self._runtime_seconds.labels(event.model, event.outcome).observe(event.seconds)
+        self._runtime_seconds.of(event.model, event.outcome).observe(event.seconds)
 
     @_count.register
     def _(self, event: PredictRetried) -> None:
-        self._retries.labels(event.model, event.reason).inc()
+        self._retries.of(event.model, event.reason).inc()
 
     @_count.register
     def _(self, event: ImageStored) -> None:
-        self._stored_images.labels(event.backend).inc()
-        self._stored_bytes.labels(event.backend).inc(event.record.size_bytes)
-        self._image_bytes.labels(event.record.request.model).observe(event.record.size_bytes)
+        self._stored_images.of(event.backend).inc()
+        self._stored_bytes.of(event.backend).inc(event.record.size_bytes)
+        self._image_bytes.of(event.record.request.model).observe(event.record.size_bytes)
 
     @_count.register
     def _(self, event: StorageOperation) -> None:
-        self._storage_seconds.labels(event.backend, event.operation, event.outcome).observe(event.seconds)
+        self._storage_seconds.of(event.backend, event.operation, event.outcome).observe(event.seconds)
 
     @_count.register
     def _(self, event: StorageCounted) -> None:
-        self._storage_images.labels(event.backend).set(event.inventory.images)
-        self._storage_bytes.labels(event.backend).set(event.inventory.size_bytes)
+        self._storage_images.of(event.backend).set(event.inventory.images)
+        self._storage_bytes.of(event.backend).set(event.inventory.size_bytes)
         if event.inventory.free_bytes is not None:
-            self._storage_free.set(event.inventory.free_bytes)
+            self._storage_free.of().set(event.inventory.free_bytes)
 
     @_count.register
     def _(self, event: RuntimeSeen) -> None:
-        self._runtime_ready.labels(event.model).set(event.ready)
+        self._runtime_ready.of(event.model).set(event.ready)
 
     @_count.register
     def _(self, event: Swept) -> None:
-        self._passes.labels("failed" if event.failure or event.report.errors else "completed").inc()
-        self._deleted.inc(event.report.deleted)
-        self._freed.inc(event.report.freed_bytes)
-        self._cleanup_seconds.observe(event.report.seconds)
+        self._passes.of("failed" if event.failure or event.report.errors else "completed").inc()
+        self._deleted.of().inc(event.report.deleted)
+        self._freed.of().inc(event.report.freed_bytes)
+        self._cleanup_seconds.of().observe(event.report.seconds)
         if event.failure is None and not event.report.errors:
-            self._last_success.set_to_current_time()
+            self._last_success.of().set_to_current_time()
 
     def _start_at_zero(self, models: Iterable[str], backend: str) -> None:
         for model in models:
             for outcome in _GENERATION_OUTCOMES:
-                self._generations.labels(model, outcome)
+                self._generations.of(model, outcome)
             for histogram in (self._generation_seconds, self._queue_wait, self._image_bytes):
-                histogram.labels(model)
-            self._runtime_seconds.labels(model, "completed")
+                histogram.of(model)
+            for outcome in ("completed", *_FAILURES):
+                self._runtime_seconds.of(model, outcome)
             for reason in ("unreachable", "not_ready", "busy", "refused_parameters"):
-                self._retries.labels(model, reason)
-            self._runtime_ready.labels(model)
+                self._retries.of(model, reason)
+            self._runtime_ready.of(model)
         for metric in (self._stored_images, self._stored_bytes, self._storage_images, self._storage_bytes):
-            metric.labels(backend)
+            metric.of(backend)
         for outcome in ("completed", "failed"):
-            self._passes.labels(outcome)
+            self._passes.of(outcome)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"imagegen_{name}", text, labels, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Family[Counter]:
+        return self.exposition.counter(f"imagegen_{name}", text, *labels)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"imagegen_{name}", text, labels, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Family[Gauge]:
+        return self.exposition.gauge(f"imagegen_{name}", text, *labels)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"imagegen_{name}", text, labels, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Family[Histogram]:
+        return self.exposition.histogram(f"imagegen_{name}", text, buckets, *labels)
 
 
 class _Queues(Collector):

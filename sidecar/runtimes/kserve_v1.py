@@ -103,7 +103,7 @@ class KServeV1Runtime:
         except RuntimeFailure as error:  # the token cannot be read
             return Readiness(ready=False, reached=False, detail=error.message)
         except (aiohttp.ClientError, OSError) as error:
-            return Readiness(ready=False, reached=False, detail=f"cannot be reached ({type(error).__name__})")
+            return Readiness(ready=False, reached=True, detail=f"cannot be reached ({type(error).__name__})")
         except (ValueError, RecursionError):
             return Readiness(ready=False, reached=True, detail=f"answers HTTP {response.status} without JSON")
         if (
@@ -128,6 +128,8 @@ class KServeV1Runtime:
                 return body, response.headers.get("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise RuntimeUnreachable("The runtime does not give its metrics at the moment.") from error
+        except _TooLarge as error:
+            raise RuntimeFailure(f"The runtime's metrics are larger than {_METRICS_BYTES:,} bytes.") from error
 
     # --- a predict ----------------------------------------------------------------------------------------------------
 

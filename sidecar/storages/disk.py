@@ -33,6 +33,13 @@ def bytes_or_none(path: Path) -> bytes | None:
         return None
 
 
+def size_or_none(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
 def unlink(path: Path) -> int | None:
     """Remove a file; its size, or None if it was not there."""
     try:
@@ -48,7 +55,7 @@ def unlink_older(path: Path, before: float) -> bool:
         if path.stat().st_mtime > before:
             return False
         path.unlink()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return False
     return True
 

@@ -16,12 +16,13 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-import aiofiles
+import aiofiles.threadpool
 from aiofiles.threadpool.binary import AsyncFileIO
 
 from sidecar.domain import (
@@ -69,6 +70,7 @@ class FileStorage:
         self._used = 0
         self._reserved = 0
         self._was_writable = False
+        self._on_a_mount = False
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[FileStorage]:
@@ -101,22 +103,26 @@ class FileStorage:
     @asynccontextmanager
     async def stage(self, image_id: ImageId, expected: int) -> AsyncIterator[_StagedFile]:
         path = self._root / "staging" / f"{self._instance}-{image_id}.part"
-        await self._run("stage", self._require_room, expected)
-        try:
-            file = await aiofiles.open(path, "xb", buffering=0, executor=self._threads)
-        except OSError as error:
-            raise self._failure(error) from error
-        staged = _StagedFile(path, file, self._failure)
-        try:
-            yield staged
-        finally:
-            await asyncio.shield(self._discard(staged, file))
+        opening = asyncio.ensure_future(self._run("stage", self._open_staged, path, expected))
+        with ExitStack() as rooms:
+            try:
+                file = aiofiles.threadpool.wrap(await asyncio.shield(opening), executor=self._threads)
+                yield _StagedFile(path, file, expected, lambda more: rooms.enter_context(self.reserve(more)))
+            finally:
+                await asyncio.shield(self._discard(path, opening))
 
-    async def _discard(self, staged: _StagedFile, file: AsyncFileIO) -> None:
-        with contextlib.suppress(OSError):
-            await file.close()
+    def _open_staged(self, path: Path, expected: int) -> FileIO:
+        self._require_volume()
+        room = os.statvfs(self._root)
+        if room.f_bavail * room.f_frsize < expected or (room.f_files and not room.f_favail):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return path.open("xb", buffering=0)
+
+    async def _discard(self, path: Path, opening: asyncio.Future[FileIO]) -> None:
+        """Also where the caller left while the file was being opened. A committed file is no longer at `path`."""
         with contextlib.suppress(StorageFailure):
-            await self._run("discard", lambda: staged.path.unlink(missing_ok=True))
+            file = await opening
+            await self._run("discard", _close_and_unlink, file, path)
 
     async def commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
         stored = await self._run("commit", self._commit, image, record)
@@ -172,14 +178,14 @@ class FileStorage:
 
     def _make_shard(self, shard: Path) -> None:
         """Make a directory below the root; never the root itself, whose absence means that the volume is gone."""
-        self._root.stat()
+        self._require_volume()
         shard.mkdir(parents=True, exist_ok=True)
 
-    def _require_room(self, expected: int) -> None:
-        (self._root / "staging").stat()
-        room = os.statvfs(self._root)
-        if room.f_bavail * room.f_frsize < expected or (room.f_files and not room.f_favail):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def _require_volume(self) -> None:
+        """Raise OSError where the directory is gone: a missing volume is neither an empty store nor one to write to."""
+        os.stat(f"{self._root}/.")  # noqa: PTH116 - a Path would drop the dot, which only a directory answers to
+        if self._on_a_mount and not os.path.ismount(self._root):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -196,7 +202,7 @@ class FileStorage:
         try:
             record = decode_record((self._root / keys.record_key(image_id)).read_bytes())
         except (FileNotFoundError, ValueError):
-            self._root.stat()  # a vanished volume is not a missing image
+            self._require_volume()
             raise ImageNotFound from None
         path = self._root / keys.image_key(image_id, record.picture.media_type)
         if not path.exists():
@@ -207,8 +213,16 @@ class FileStorage:
         return await self._run("get", disk.bytes_or_none, self._root / keys.thumbnail_key(image_id))
 
     async def put_thumbnail(self, image_id: ImageId, data: bytes) -> None:
-        await self._run("commit", self._write, self._root / keys.thumbnail_key(image_id), data)
-        self._used += len(data)
+        path = self._root / keys.thumbnail_key(image_id)
+        with self.reserve(len(data)):
+            replaced = await self._run("commit", self._replace, path, data)
+        self._used += len(data) - replaced
+
+    def _replace(self, path: Path, data: bytes) -> int:
+        """Bytes of what was there before."""
+        before = disk.size_or_none(path)
+        self._write(path, data)
+        return before or 0
 
     async def page(self, owner: str, *, limit: int, cursor: str | None = None) -> RecordPage:
         tag = owner_tag(owner)
@@ -217,15 +231,16 @@ class FileStorage:
         return await self._run("list", self._page, tag, limit, cursor)
 
     def _page(self, tag: str, limit: int, cursor: str | None) -> RecordPage:
+        self._require_volume()
         now = self._clock.now()
         records: list[ImageRecord] = []
         for name in self._record_names(tag, cursor):
-            with contextlib.suppress(FileNotFoundError, ValueError):
+            if len(records) == limit:
+                return RecordPage(records=tuple(records), cursor=keys.record_name(records[-1].image_id))
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
                 record = decode_record(self._record_path(tag, name).read_bytes())
                 if not record.expired(now):
                     records.append(record)
-            if len(records) == limit:
-                return RecordPage(records=tuple(records), cursor=name)
         return RecordPage(records=tuple(records))
 
     def _record_names(self, tag: str, cursor: str | None) -> Iterator[str]:
@@ -296,18 +311,21 @@ class FileStorage:
 
     async def take_inventory(self, now: datetime) -> Inventory:
         total = ShardCount()
+        used_before = self._used
         for shard in await self._run("list", self._inventory.shards):
             total += await self._run("inventory", self._inventory.count, shard, now.timestamp())
-        self._used = total.size
+        free_bytes = await self._run("inventory", self._free_bytes)
+        self._used = total.size + max(0, self._used - used_before)  # what came meanwhile may not have been counted
         return Inventory(
             images=total.images,
             size_bytes=total.size,
-            free_bytes=await self._run("inventory", self._free_bytes),
+            free_bytes=free_bytes,
             orphans_deleted=total.orphans,
             errors=total.errors,
         )
 
     def _free_bytes(self) -> int:
+        self._require_volume()
         room = os.statvfs(self._root)
         return room.f_bavail * room.f_frsize
 
@@ -317,11 +335,13 @@ class FileStorage:
     def _check(self) -> None:
         if not self._was_writable:
             self._root.mkdir(parents=True, exist_ok=True)
+        self._require_volume()
         (self._root / "staging").mkdir(exist_ok=True)
         probe = self._root / "staging" / f"{self._instance}-probe.part"
         probe.write_bytes(b"writable")
         probe.unlink()
         self._was_writable = True
+        self._on_a_mount = os.path.ismount(self._root)
 
     # --- one way to the disk ------------------------------------------------------------------------------------------
 
@@ -336,7 +356,7 @@ class FileStorage:
             outcome = "timed_out"
             raise StorageFailure("The image store does not answer at the moment.", retry_after=30) from error
         except OSError as error:
-            failure = self._failure(error)
+            failure = _failure(error)
             outcome = failure.reason
             raise failure from error
         except SidecarError as error:
@@ -347,14 +367,6 @@ class FileStorage:
             self._observer(
                 StorageOperation(backend=self.backend, operation=operation, outcome=outcome, seconds=seconds)
             )
-
-    def _failure(self, error: OSError) -> StorageFailure:
-        reason = os.strerror(error.errno) if error.errno else type(error).__name__
-        if error.errno in _NO_ROOM:
-            return StorageFull(
-                "The image store's disk is full. Delete images that are no longer needed.", retry_after=60
-            )
-        return StorageFailure(f"The image store cannot be used at the moment ({reason}).", retry_after=30)
 
     def _recall(self, image_id: ImageId) -> StoredImage | None:
         cached = self._cache.get(image_id)
@@ -370,20 +382,52 @@ class FileStorage:
 
 
 class _StagedFile:
-    """A file under `staging/`, written as the image arrives."""
+    """A file under `staging/`, written as the image arrives. What exceeds `room` bytes is reserved on the way."""
 
-    def __init__(self, path: Path, file: AsyncFileIO, failure: Callable[[OSError], StorageFailure]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: AsyncFileIO,
+        room: int,
+        reserve: Callable[[int], None],
+    ) -> None:
         self.path = path
         self._file = file
-        self._failure = failure
+        self._room = room
+        self._reserve = reserve
+        self._size = 0
 
     async def write(self, data: bytes) -> None:
         view = memoryview(data)
+        self._size += len(view)
+        if self._size > self._room:
+            self._reserve(self._size - self._room)
+            self._room = self._size
         try:
             while view:  # an unbuffered file may take less than it was given
                 view = view[await self._file.write(view) :]
         except OSError as error:
-            raise self._failure(error) from error
+            raise _failure(error) from error
+
+    async def restart(self) -> None:
+        try:
+            await self._file.seek(0)
+            await self._file.truncate()
+        except OSError as error:
+            raise _failure(error) from error
+        self._size = 0
+
+
+def _close_and_unlink(file: FileIO, path: Path) -> None:
+    file.close()
+    path.unlink(missing_ok=True)
+
+
+def _failure(error: OSError) -> StorageFailure:
+    reason = os.strerror(error.errno) if error.errno else type(error).__name__
+    if error.errno in _NO_ROOM:
+        return StorageFull("The image store's disk is full. Delete images that are no longer needed.", retry_after=60)
+    return StorageFailure(f"The image store cannot be used at the moment ({reason}).", retry_after=30)
 
 
 def _is_cursor(cursor: str, tag: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidecar.domain import ImageId, reverse_digits
+from sidecar.domain import ImageId, is_image_id, reverse_digits
 from sidecar.errors import ImageNotFound
 from sidecar.storages import disk, keys
 
@@ -55,7 +55,9 @@ class ShardInventory:
         recorded = self._recorded_in(shard)
         for entry in disk.entries(directory):
             text = entry.name.split(".", 1)[0]
-            if text not in recorded and self._tidied(count, self._delete_orphan, text, Path(entry.path), before):
+            if text not in recorded and (
+                not is_image_id(text) or self._tidied(count, self._delete_orphan, text, Path(entry.path), before)
+            ):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 count.size += entry.stat().st_size
@@ -89,11 +91,8 @@ class ShardInventory:
         return recorded
 
     def _delete_orphan(self, text: str, path: Path, before: float) -> bool:
-        try:
-            if (self._root / keys.record_key(ImageId.parse(text))).exists():
-                return False
-        except ImageNotFound:
-            return False  # not a file of ours
+        if (self._root / keys.record_key(ImageId(text))).exists():
+            return False
         return disk.unlink_older(path, before)
 
     def _delete_pictureless(self, image_id: ImageId, before: float) -> bool:

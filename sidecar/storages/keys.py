@@ -70,6 +70,8 @@ def expiry_key(expires: datetime, image_id: ImageId) -> str:
 def expiry_of_name(name: str) -> tuple[datetime, ImageId] | None:
     """The time and id an expiry entry names, or None for a foreign name."""
     digits, _, text = name.partition("-")
+    if len(digits) != TIME_DIGITS:
+        return None
     try:
         return time_from_sortable(digits), ImageId.parse(text)
     except (ValueError, OverflowError, OSError, ImageNotFound):

@@ -7,11 +7,28 @@ sidecar that was rolled back leaves alone what a newer one wrote.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sidecar.domain import RECORD_SCHEMA_VERSION, GenerationRequest, ImageId, ImageRecord, Picture
+from sidecar.errors import ImageNotFound
+from sidecar.storages import keys
+
+_T = TypeVar("_T")
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_NONE = type(None)
+_REQUEST_KINDS: dict[str, tuple[type, ...]] = {
+    "model": (str,),
+    "prompt": (str,),
+    "seed": (int,),
+    "negative_prompt": (str, _NONE),
+    "width": (int, _NONE),
+    "height": (int, _NONE),
+    "num_inference_steps": (int, _NONE),
+    "guidance_scale": (float, int, _NONE),
+}
 
 
 def encode_record(record: ImageRecord) -> bytes:
@@ -34,32 +51,59 @@ def encode_record(record: ImageRecord) -> bytes:
 
 
 def decode_record(data: bytes) -> ImageRecord:
-    """Raises ValueError for anything but a record of this schema version or an older one."""
+    """Raises ValueError for anything but a whole record of this schema version or an older one."""
     try:
         document = json.loads(data)
-        if not 1 <= document["schema_version"] <= RECORD_SCHEMA_VERSION:
-            raise ValueError(f"schema version {document['schema_version']}")
+        version = _of(document["schema_version"], int)
+        if not 1 <= version <= RECORD_SCHEMA_VERSION:
+            raise ValueError("a record of another schema version")
         return _record(document)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, ImageNotFound) as error:
         raise ValueError("not an image record") from error
 
 
 def _record(document: dict[str, Any]) -> ImageRecord:
-    request_fields = GenerationRequest.__dataclass_fields__
+    media_type = _of(document["media_type"], str)
+    keys.extension(media_type)
     return ImageRecord(
         schema_version=document["schema_version"],
-        image_id=ImageId(document["image_id"]),
-        owner=document["owner"],
-        request=GenerationRequest(
-            **{key: value for key, value in document["request"].items() if key in request_fields}
-        ),
-        picture=Picture(media_type=document["media_type"], width=document["width"], height=document["height"]),
-        size_bytes=document["size_bytes"],
-        sha256=document["sha256"],
-        seed_applied=document["seed_applied"],
-        dropped_parameters=tuple(document["dropped_parameters"]),
-        created=datetime.fromisoformat(document["created_at"]),
-        expires=datetime.fromisoformat(document["expires_at"]) if document["expires_at"] else None,
-        queue_seconds=document["queue_seconds"],
-        runtime_seconds=document["runtime_seconds"],
+        image_id=ImageId.parse(document["image_id"]),
+        owner=_of(document["owner"], str),
+        request=_request(document["request"]),
+        picture=Picture(media_type=media_type, width=_of(document["width"], int), height=_of(document["height"], int)),
+        size_bytes=_of(document["size_bytes"], int),
+        sha256=_matching(_SHA256, document["sha256"]),
+        seed_applied=_of(document["seed_applied"], bool),
+        dropped_parameters=tuple(_of(key, str) for key in _of(document["dropped_parameters"], list)),
+        created=_moment(document["created_at"]),
+        expires=None if document["expires_at"] is None else _moment(document["expires_at"]),
+        queue_seconds=_of(document["queue_seconds"], float, int),
+        runtime_seconds=_of(document["runtime_seconds"], float, int),
     )
+
+
+def _request(document: dict[str, Any]) -> GenerationRequest:
+    return GenerationRequest(
+        **{key: _of(document[key], *kinds) for key, kinds in _REQUEST_KINDS.items() if key in document}
+    )
+
+
+def _of(value: Any, *kinds: type[_T]) -> _T:
+    """The value, if it is exactly of one of these kinds: to JSON, True is no number."""
+    if type(value) not in kinds:
+        raise TypeError
+    return value  # type: ignore[no-any-return]
+
+
+def _matching(pattern: re.Pattern[str], value: Any) -> str:
+    if pattern.fullmatch(value) is None:
+        raise ValueError("not an image record")
+    return str(value)
+
+
+def _moment(value: Any) -> datetime:
+    """An aware time: one without a zone cannot be compared with any clock."""
+    moment = datetime.fromisoformat(value)
+    if moment.tzinfo is None:
+        raise ValueError("a time without its zone")
+    return moment
