@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types floors docs docs-check e2e lock clean
+.PHONY: help demo test check lint types floors docs docs-check e2e bench lock clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ docs-check: $(VENV)/.dev ## the generated tables are up to date
 e2e: $(VENV)/.dev .venv-e2e/.installed ## a real KServe server with a real diffusers pipeline (1.6 GB to install)
 	KSERVE_PYTHON=$(CURDIR)/.venv-e2e/bin/python $(BIN)/python -m pytest -m e2e -n 0 --timeout 300 tests/e2e
 
+bench: $(VENV)/.dev .venv-peer/.installed ## speed and memory beside a FastMCP peer and nginx; ARGS names sections
+	PEER_PYTHON=$(CURDIR)/.venv-peer/bin/python $(BIN)/python bench/run.py $(ARGS)
+
 lock: $(VENV)/.dev ## make the hashed requirement files anew from pyproject.toml
 	$(PIP) install --quiet uv
 	$(BIN)/uv pip compile $(LOCK_OPTIONS) pyproject.toml -o requirements.lock
@@ -64,5 +67,10 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
 	.venv-e2e/bin/python -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
 	@touch $@
 
+.venv-peer/.installed: bench/peer/requirements.txt
+	@test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
+	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peer/requirements.txt
+	@touch $@
+
 clean: ## remove environments and caches
-	rm -rf .venv .venv-e2e .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-e2e .venv-peer .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

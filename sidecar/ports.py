@@ -109,6 +109,13 @@ class ExpiredImage:
     key: str
 
 
+RecordFilter = Callable[[ImageRecord], bool]
+"""Whether a record is one that the caller looks for."""
+
+EXAMINED_RECORDS = 500
+"""How many records one page of a filtered list looks at."""
+
+
 class Storage(Protocol):
     """Where images live. All methods raise StorageFailure for a store in trouble."""
 
@@ -137,8 +144,14 @@ class Storage(Protocol):
 
     async def put_thumbnail(self, image_id: ImageId, data: bytes) -> None: ...
 
-    async def page(self, owner: str, *, limit: int, cursor: str | None = None) -> RecordPage:
-        """One owner's live records, newest first. Raises InvalidRequest for a cursor that is not one of ours."""
+    async def page(
+        self, owner: str, *, limit: int, cursor: str | None = None, matches: RecordFilter | None = None
+    ) -> RecordPage:
+        """One owner's live records, newest first.
+
+        With a filter at most 500 records are examined, so a short page may still carry a cursor. Raises InvalidRequest
+        for a cursor that is not one of ours.
+        """
         ...
 
     async def delete(self, image_id: ImageId) -> Deletion:

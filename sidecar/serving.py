@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -24,6 +25,8 @@ from sidecar.errors import BadConfiguration, bounded
 
 _LINGER_SECONDS = 1.0  # for a client that has just got its result to read the tool's schema or the image
 _HANDLERS_SECONDS = 5.0  # what answers under way get once the drain is over
+_BACKLOG = 512
+_NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # an address that this machine does not have
 _log = structlog.stdlib.get_logger("sidecar.serving")
 
 
@@ -103,28 +106,65 @@ def signals(stop: asyncio.Event, stop_at_once: asyncio.Event) -> Iterator[None]:
 async def _listening(
     app: web.Application, main: web.Application, host: str, port: int, variable: str
 ) -> AsyncIterator[str]:
+    """Bind, start the application, then listen: who cannot have the port disturbs no runtime and no store."""
+    try:
+        sockets = await _bound(host, port)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise BadConfiguration([_why_not(error, host, port, variable)]) from error
     runner = web.AppRunner(
         app, handler_cancellation=True, access_log=None, keepalive_timeout=75, shutdown_timeout=_HANDLERS_SECONDS
     )
-    await runner.setup()
-    try:
+    async with AsyncExitStack() as stack:
+        for sock in sockets:
+            stack.callback(sock.close)
+        stack.push_async_callback(runner.cleanup)
+        await runner.setup()
         if runner.server is None:
             raise RuntimeError("aiohttp has made no server")
         factory = main[CONNECTIONS].factory(runner.server)
+        for sock in sockets:
+            server = await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=_BACKLOG)
+            stack.callback(server.close)
+        yield _url(sockets[0])
+
+
+async def _bound(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of `host`, all on one port. Raises OSError when not even one can be had."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    refusal: OSError | None = None
+    for family, _, _, _, address in dict.fromkeys(found):
         try:
-            server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=512)
-        except (OSError, OverflowError, UnicodeError) as error:
-            raise BadConfiguration([_why_not(error, host, port, variable)]) from error
-        try:
-            yield _url(server.sockets[0])
-        finally:
-            server.close()
-    finally:
-        await runner.cleanup()
+            sockets.append(_bind(family, address, sockets))
+        except OSError as error:
+            refusal = error
+            if error.errno not in _NOT_OURS:
+                break
+    if refusal is not None and (not sockets or refusal.errno not in _NOT_OURS):
+        for sock in sockets:
+            sock.close()
+        raise refusal
+    return sockets
+
+
+def _bind(family: int, address: tuple[Any, ...], before: list[socket.socket]) -> socket.socket:
+    """A free port is the first socket's to choose."""
+    port = before[0].getsockname()[1] if before else address[1]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address[0], port, *address[2:]))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _why_not(error: Exception, host: str, port: int, variable: str) -> str:
-    if isinstance(error, (socket.gaierror, UnicodeError)) or getattr(error, "errno", 0) == errno.EADDRNOTAVAIL:
+    if isinstance(error, (socket.gaierror, UnicodeError)) or getattr(error, "errno", 0) in _NOT_OURS:
         return f"LISTEN_HOST: {bounded(host, 120)!r} was given; allowed: a host name or address of this machine"
     return f"{variable}: cannot listen on {host}:{port} ({error}); allowed: a free port of this machine"
 

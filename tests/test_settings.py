@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sidecar.config import VARIABLES, Secret, parsers, read_settings
 from sidecar.errors import BadConfiguration
+from tests.conftest import StartSidecar
 
 WRONG = {
     "LISTEN_PORT": "70000",
@@ -100,6 +101,22 @@ def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"mcp-image-sidecar: LISTEN_PORT: cannot listen on 127.0.0.1:{port}")
+
+
+async def test_who_cannot_have_the_port_disturbs_neither_the_store_nor_the_runtime(
+    start_sidecar: StartSidecar, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BadConfiguration, match="LISTEN_PORT"):
+        await start_sidecar(LISTEN_PORT=str(taken.getsockname()[1]))
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_name_with_several_addresses_is_listened_on_at_one_port(start_sidecar: StartSidecar) -> None:
+    sidecar = await start_sidecar(LISTEN_HOST="localhost")
+    port = sidecar.url.rsplit(":", 1)[1]
+    found = {str(address[0]) for *_, address in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}
+    urls = [f"http://[{host}]:{port}/livez" if ":" in host else f"http://{host}:{port}/livez" for host in found]
+    assert [(await sidecar.get(url))[0].status for url in urls] == [200] * len(urls)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from sidecar.domain import (
     GenerationRequest,
     ImageId,
     ImageRecord,
+    RecordPage,
     StoredImage,
     expiry,
 )
@@ -199,6 +200,33 @@ class ImageService:
         """Raises ImageNotFound for unknown and expired images, StorageFailure for a store in trouble."""
         return await self._storage.get(image_id)
 
+    async def list_images(
+        self,
+        *,
+        limit: int,
+        cursor: str | None = None,
+        model: str | None = None,
+        prompt_contains: str | None = None,
+        owner: str = ANONYMOUS,
+    ) -> RecordPage:
+        """One owner's images, newest first; `prompt_contains` without regard to case.
+
+        A filtered page may be short and still carry a cursor. Raises InvalidRequest for a cursor that is none.
+        """
+        wanted = prompt_contains.casefold() if prompt_contains else None
+
+        def matches(record: ImageRecord) -> bool:
+            return (model is None or record.request.model == model) and (
+                wanted is None or wanted in record.request.prompt.casefold()
+            )
+
+        return await self._storage.page(owner, limit=limit, cursor=cursor, matches=matches if model or wanted else None)
+
+    async def delete(self, image_id: ImageId) -> bool:
+        """Remove image, thumbnail and record; whether there was one. Raises StorageFailure."""
+        self._thumbnails.drop(image_id)
+        return (await self._storage.delete(image_id)).first
+
     async def thumbnail(self, image_id: ImageId, max_bytes: int = THUMBNAIL_BYTES) -> bytes:
         """A WebP of at most 512 px and `max_bytes`, made the first time somebody wants it.
 
@@ -241,6 +269,9 @@ class _ByteCache:
         if data is not None:
             self._entries.move_to_end(image_id)
         return data
+
+    def drop(self, image_id: ImageId) -> None:
+        self._size -= len(self._entries.pop(image_id, b""))
 
     def put(self, image_id: ImageId, data: bytes) -> None:
         self._size += len(data) - len(self._entries.pop(image_id, b""))

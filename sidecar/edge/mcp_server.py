@@ -53,16 +53,13 @@ class ImageMCPServer:
             instructions=INSTRUCTIONS,
             on_list_tools=self._list_tools,
             on_call_tool=self._call_tool,
-            get_tool_input_schema=self._input_schema,
+            get_tool_input_schema=lambda _name: None,  # no argument of ours is mirrored in an Mcp-Param header
         )
 
     async def _list_tools(
         self, _context: _Context, _params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[tool.definition for tool in self._tools.values()])
-
-    def _input_schema(self, name: str) -> dict[str, Any] | None:
-        return self._tools[name].definition.input_schema if name in self._tools else None
 
     async def _call_tool(self, context: _Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         tool = self._tools.get(params.name)

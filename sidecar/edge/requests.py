@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 import time
 from collections.abc import Callable
 
@@ -32,13 +32,13 @@ def request_middleware(saw_request: Callable[[web.Request], None]) -> Middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         saw_request(request)
         given = request.headers.get("X-Request-ID", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        token = context.attach(propagate.extract(request.headers))
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # a connection's next request binds its own
+        token = context.attach(propagate.extract(request.headers)) if "traceparent" in request.headers else None
         started = time.perf_counter()
         status = 499
         try:
-            with structlog.contextvars.bound_contextvars(request_id=request_id):
-                response = await _answer(request, handler)
+            response = await _answer(request, handler)
             status = response.status
             if not response.prepared:
                 response.headers["X-Request-ID"] = request_id
@@ -47,7 +47,8 @@ def request_middleware(saw_request: Callable[[web.Request], None]) -> Middleware
             status = answer.status
             raise
         finally:
-            context.detach(token)
+            if token is not None:
+                context.detach(token)
             method = request.method if request.method in _METHODS else "other"
             request.app[METRICS].http_request(_route(request), method, status, time.perf_counter() - started)
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
-from functools import singledispatchmethod
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import structlog
@@ -90,16 +89,23 @@ class EventLog:
     def __init__(self) -> None:
         self._log = structlog.stdlib.get_logger("sidecar")
         self._runtime_ready: dict[str, bool] = {}
+        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+            GenerationEnded: self._on_generation_ended,
+            PredictStarted: self._on_predict_started,
+            PredictRetried: self._on_predict_retried,
+            ImageStored: self._on_image_stored,
+            ImageLost: self._on_image_lost,
+            StorageOperation: self._on_storage_operation,
+            RuntimeSeen: self._on_runtime_seen,
+            Swept: self._on_swept,
+        }
 
     def __call__(self, event: Event) -> None:
-        self._tell(event)
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(event)
 
-    @singledispatchmethod
-    def _tell(self, event: Event) -> None:
-        """Facts that are only counted."""
-
-    @_tell.register
-    def _(self, event: GenerationEnded) -> None:
+    def _on_generation_ended(self, event: GenerationEnded) -> None:
         level = logging.INFO if event.outcome in ("completed", "cancelled") else logging.WARNING
         self._log.log(
             level,
@@ -109,16 +115,13 @@ class EventLog:
             reason=event.reason,
         )
 
-    @_tell.register
-    def _(self, event: PredictStarted) -> None:
+    def _on_predict_started(self, event: PredictStarted) -> None:
         self._log.debug("predict started", model=event.model, waited=round(event.waited, 3))
 
-    @_tell.register
-    def _(self, event: PredictRetried) -> None:
+    def _on_predict_retried(self, event: PredictRetried) -> None:
         self._log.warning("predict sent again", model=event.model, reason=event.reason, wait=round(event.wait, 3))
 
-    @_tell.register
-    def _(self, event: ImageStored) -> None:
+    def _on_image_stored(self, event: ImageStored) -> None:
         record = event.record
         seconds = round(record.runtime_seconds, 3)
         self._log.info(
@@ -128,30 +131,26 @@ class EventLog:
             "image parameters", image_id=str(record.image_id), prompt=record.request.prompt, seed=record.request.seed
         )
 
-    @_tell.register
-    def _(self, event: ImageLost) -> None:
+    def _on_image_lost(self, event: ImageLost) -> None:
         self._log.warning("no image, and nobody waits for it any more", model=event.model, reason=event.reason)
         self._log.debug(
             "why there is no image", model=event.model, detail=event.message
         )  # a runtime may echo the prompt
 
-    @_tell.register
-    def _(self, event: StorageOperation) -> None:
+    def _on_storage_operation(self, event: StorageOperation) -> None:
         if event.outcome not in ("ok", "image_not_found", "invalid_request"):
             self._log.error(
                 "storage operation failed", operation=event.operation, outcome=event.outcome, backend=event.backend
             )
 
-    @_tell.register
-    def _(self, event: RuntimeSeen) -> None:
+    def _on_runtime_seen(self, event: RuntimeSeen) -> None:
         if self._runtime_ready.get(event.model) != event.ready:
             self._runtime_ready[event.model] = event.ready
             self._log.info(
                 "runtime is ready" if event.ready else "runtime is not ready", model=event.model, detail=event.detail
             )
 
-    @_tell.register
-    def _(self, event: Swept) -> None:
+    def _on_swept(self, event: Swept) -> None:
         report = event.report
         if event.failure or report.errors:
             self._log.error("clean-up had errors", errors=report.errors, deleted=report.deleted, detail=event.failure)

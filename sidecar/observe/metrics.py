@@ -5,9 +5,8 @@ The table in docs/reference.md is generated from it. Labels never carry what a c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import singledispatchmethod
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -97,60 +96,60 @@ class Metrics:
         self._gauge("build_info", "The version that runs.", "version").of(__version__).set(1)
         self.exposition.at_each_scrape(_Queues(queues))
         self._start_at_zero(queues, backend)
+        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+            GenerationEnded: self._on_generation_ended,
+            PredictStarted: self._on_predict_started,
+            PredictEnded: self._on_predict_ended,
+            PredictRetried: self._on_predict_retried,
+            ImageStored: self._on_image_stored,
+            StorageOperation: self._on_storage_operation,
+            StorageCounted: self._on_storage_counted,
+            RuntimeSeen: self._on_runtime_seen,
+            Swept: self._on_swept,
+        }
 
     def __call__(self, event: Event) -> None:
-        self._count(event)
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(event)
 
     def http_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one HTTP request; `route` is a pattern, never a path that a caller chose."""
         self._http.of(route, method, str(status)).inc()
         self._http_seconds.of(route, method).observe(seconds)
 
-    @singledispatchmethod
-    def _count(self, event: Event) -> None:
-        """Facts that nobody counts."""
-
-    @_count.register
-    def _(self, event: GenerationEnded) -> None:
+    def _on_generation_ended(self, event: GenerationEnded) -> None:
         self._generations.of(event.model, event.outcome).inc()
         if event.outcome == "completed":
             self._generation_seconds.of(event.model).observe(event.seconds)
 
-    @_count.register
-    def _(self, event: PredictStarted) -> None:
+    def _on_predict_started(self, event: PredictStarted) -> None:
         self._queue_wait.of(event.model).observe(event.waited)
 
-    @_count.register
-    def _(self, event: PredictEnded) -> None:
+    def _on_predict_ended(self, event: PredictEnded) -> None:
         self._runtime_seconds.of(event.model, event.outcome).observe(event.seconds)
 
-    @_count.register
-    def _(self, event: PredictRetried) -> None:
+    def _on_predict_retried(self, event: PredictRetried) -> None:
         self._retries.of(event.model, event.reason).inc()
 
-    @_count.register
-    def _(self, event: ImageStored) -> None:
+    def _on_image_stored(self, event: ImageStored) -> None:
         self._stored_images.of(event.backend).inc()
         self._stored_bytes.of(event.backend).inc(event.record.size_bytes)
         self._image_bytes.of(event.record.request.model).observe(event.record.size_bytes)
 
-    @_count.register
-    def _(self, event: StorageOperation) -> None:
+    def _on_storage_operation(self, event: StorageOperation) -> None:
         self._storage_seconds.of(event.backend, event.operation, event.outcome).observe(event.seconds)
 
-    @_count.register
-    def _(self, event: StorageCounted) -> None:
+    def _on_storage_counted(self, event: StorageCounted) -> None:
         self._storage_images.of(event.backend).set(event.inventory.images)
         self._storage_bytes.of(event.backend).set(event.inventory.size_bytes)
         if event.inventory.free_bytes is not None:
             self._storage_free.of().set(event.inventory.free_bytes)
 
-    @_count.register
-    def _(self, event: RuntimeSeen) -> None:
+    def _on_runtime_seen(self, event: RuntimeSeen) -> None:
         self._runtime_ready.of(event.model).set(event.ready)
 
-    @_count.register
-    def _(self, event: Swept) -> None:
+    def _on_swept(self, event: Swept) -> None:
         self._passes.of("failed" if event.failure or event.report.errors else "completed").inc()
         self._deleted.of().inc(event.report.deleted)
         self._freed.of().inc(event.report.freed_bytes)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,11 +21,12 @@ from urllib.parse import urlsplit
 import aiofiles
 import aiohttp
 import structlog
+from aiohttp.connector import AddrInfoType
 from opentelemetry import propagate
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from sidecar.config import ModelSettings, Secret
-from sidecar.domain import GeneratedImage, GenerationRequest, Picture
+from sidecar.domain import GeneratedImage, GenerationRequest
 from sidecar.errors import (
     RuntimeAnsweredNonsense,
     RuntimeBusy,
@@ -33,12 +34,11 @@ from sidecar.errors import (
     RuntimeLostAnswer,
     RuntimeNotReady,
     RuntimeUnreachable,
-    UndecodablePicture,
 )
 from sidecar.events import PredictRetried
-from sidecar.imaging.inspect import inspect
 from sidecar.ports import Observer, Readiness, StagedFile
-from sidecar.runtimes.kserve_answer import image_bytes
+from sidecar.runtimes.arriving_image import ArrivingImage
+from sidecar.runtimes.kserve_answer import AnswerReader
 from sidecar.runtimes.kserve_errors import error_text, refusal, unexpected_keyword
 from sidecar.runtimes.profiles import PROFILES, instance_for
 
@@ -50,6 +50,7 @@ _CONNECT_SECONDS = 10.0
 _ERROR_BODY_BYTES = 64 * 1024
 _METRICS_BYTES = 16 * 1024 * 1024
 _READ_BYTES = 256 * 1024
+_RECEIVE_BUFFER_BYTES = 1024 * 1024
 _JSON_SLACK_BYTES = 1024 * 1024  # an answer holds more than its image: prompt, model name, white space
 
 
@@ -57,11 +58,19 @@ _JSON_SLACK_BYTES = 1024 * 1024  # an answer holds more than its image: prompt, 
 async def client_session() -> AsyncIterator[aiohttp.ClientSession]:
     """The one pooled session that all runtimes share. No total time-out: waiting is bounded by the callers."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4, socket_factory=_socket)
     async with aiohttp.ClientSession(
-        connector=connector, timeout=timeout, auto_decompress=True, trust_env=False
+        connector=connector, timeout=timeout, auto_decompress=True, trust_env=False, read_bufsize=_READ_BYTES
     ) as session:
         yield session
+
+
+def _socket(address: AddrInfoType) -> socket.socket:
+    """One that takes in much at a time: an image comes in a few large pieces rather than in many small ones."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+    return made
 
 
 class KServeV1Runtime:
@@ -78,14 +87,14 @@ class KServeV1Runtime:
         self._tls: ssl.SSLContext | bool = ssl.create_default_context(cafile=model.ca_file) if model.ca_file else True
 
     async def generate(self, request: GenerationRequest, staged: StagedFile) -> GeneratedImage:
-        body, sent = await self._predict(request)
-        data, sha256, picture = await asyncio.to_thread(self._open_answer, body)
-        del body
-        await staged.write(data)
+        image = ArrivingImage(staged)
+        sent = await self._predict(request, image)
+        picture = image.picture(self._max_image_bytes)
+        await image.flush()
         return GeneratedImage(
             path=staged.path,
-            sha256=sha256,
-            size_bytes=len(data),
+            sha256=image.sha256,
+            size_bytes=image.size_bytes,
             picture=picture,
             seed_applied=PROFILES[self._model.profile].takes_seed and "seed" in sent,
             dropped_parameters=tuple(key for key in instance_for(request, self._model, ()) if key not in sent),
@@ -124,7 +133,7 @@ class KServeV1Runtime:
             ):
                 if response.status != 200:
                     raise RuntimeFailure(f"The runtime answers HTTP {response.status} for its metrics.")
-                body = await _read_at_most(response, _METRICS_BYTES)
+                body = b"".join([chunk async for chunk in _at_most(response, _METRICS_BYTES)])
                 return body, response.headers.get("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise RuntimeUnreachable("The runtime does not give its metrics at the moment.") from error
@@ -133,8 +142,8 @@ class KServeV1Runtime:
 
     # --- a predict ----------------------------------------------------------------------------------------------------
 
-    async def _predict(self, request: GenerationRequest) -> tuple[bytes, dict[str, Any]]:
-        """The answer's body, and the instance it answers."""
+    async def _predict(self, request: GenerationRequest, image: ArrivingImage) -> dict[str, Any]:
+        """Fill `image`; the instance that was sent for it."""
         retrying = AsyncRetrying(
             retry=retry_if_exception(_cannot_have_started),
             stop=stop_after_attempt(_ATTEMPTS),
@@ -144,30 +153,30 @@ class KServeV1Runtime:
         )
         async for attempt in retrying:
             with attempt:
-                return await self._predict_without_refused_keys(request)
+                return await self._predict_without_refused_keys(request, image)
         raise AssertionError("unreachable: the last attempt raises")
 
-    async def _predict_without_refused_keys(self, request: GenerationRequest) -> tuple[bytes, dict[str, Any]]:
+    async def _predict_without_refused_keys(self, request: GenerationRequest, image: ArrivingImage) -> dict[str, Any]:
         """Send; where the runtime names a key it does not take, send once more without that key."""
         while True:
             instance = instance_for(request, self._model, self._refused)
             try:
-                return await self._send(instance), instance
+                await self._send(instance, image)
+                return instance
             except _UnexpectedKeyword as unexpected:
                 if unexpected.key not in instance or unexpected.key == "prompt":
                     raise unexpected.failure from None
                 self._refused.add(unexpected.key)
                 self._observer(PredictRetried(model=self._model.name, reason="refused_parameters", wait=0.0))
 
-    async def _send(self, instance: dict[str, Any]) -> bytes:
-        limit = self._max_image_bytes * 4 // 3 + _JSON_SLACK_BYTES
+    async def _send(self, instance: dict[str, Any], image: ArrivingImage) -> None:
         body = json.dumps({"instances": [instance]}).encode()
         headers = {"Content-Type": "application/json", "Connection": "close"}
         try:
             async with self._request("POST", f"{self._model.endpoint}:predict", data=body, headers=headers) as response:
-                if response.status == 200:
-                    return await self._read_answer(response, limit)
-                await self._refuse(response)
+                if response.status != 200:
+                    await self._refuse(response)
+                await self._read_answer(response, image)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             raise RuntimeFailure(
                 "The certificate of the model's runtime is not trusted; its operator sets KSERVE_CA_FILE."
@@ -186,14 +195,22 @@ class KServeV1Runtime:
                 "A smaller size may help; the call can be repeated once the runtime is back."
             ) from error
 
-    async def _read_answer(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+    async def _read_answer(self, response: aiohttp.ClientResponse, image: ArrivingImage) -> None:
+        reader = AnswerReader(image)
+        limit = self._max_image_bytes * 4 // 3 + _JSON_SLACK_BYTES
         try:
-            return await _read_at_most(response, limit)
+            async for chunk in _at_most(response, limit):
+                reader.feed(chunk)
+                await image.flush()
         except _TooLarge as error:
             raise RuntimeAnsweredNonsense(
                 f"The model's runtime answered more than the {self._max_image_bytes:,} bytes that an image may have "
                 "(MAX_IMAGE_BYTES)."
             ) from error
+        if reader.kept_bytes > _READ_BYTES:
+            await asyncio.to_thread(reader.finish)
+        else:
+            reader.finish()
 
     async def _refuse(self, response: aiohttp.ClientResponse) -> NoReturn:
         text = error_text(await _read_start(response))
@@ -215,20 +232,6 @@ class KServeV1Runtime:
         if seen.ready:
             return True
         return None if seen.detail.startswith("answers HTTP 404") else False
-
-    def _open_answer(self, body: bytes) -> tuple[bytes, str, Picture]:
-        data = image_bytes(body)
-        if len(data) > self._max_image_bytes:
-            raise RuntimeAnsweredNonsense(
-                f"The model's runtime answered an image of {len(data):,} bytes; allowed: {self._max_image_bytes:,}."
-            )
-        try:
-            picture = inspect(data)
-        except UndecodablePicture as error:
-            raise RuntimeAnsweredNonsense(
-                f"The model's runtime answered something that is no picture: {error.message}"
-            ) from error
-        return data, hashlib.sha256(data).hexdigest(), picture
 
     @asynccontextmanager
     async def _request(
@@ -274,16 +277,16 @@ def _cannot_have_started(error: BaseException) -> bool:
     return isinstance(error, _NOT_STARTED) and not isinstance(error.__cause__, _MayHaveStarted)
 
 
-async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body. Raises _TooLarge before more than `limit` bytes are held."""
+async def _at_most(response: aiohttp.ClientResponse, limit: int) -> AsyncIterator[bytes]:
+    """The body in pieces. Raises _TooLarge before more than `limit` bytes have come."""
     if (response.content_length or 0) > limit:
         raise _TooLarge
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(_READ_BYTES):
-        if len(body) + len(chunk) > limit:
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > limit:
             raise _TooLarge
-        body += chunk
-    return bytes(body)
+        yield chunk
 
 
 async def _read_start(response: aiohttp.ClientResponse) -> bytes:

@@ -22,9 +22,6 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-import aiofiles.threadpool
-from aiofiles.threadpool.binary import AsyncFileIO
-
 from sidecar.domain import (
     Deletion,
     GeneratedImage,
@@ -38,7 +35,7 @@ from sidecar.domain import (
 )
 from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure, StorageFull
 from sidecar.events import StorageOperation
-from sidecar.ports import Clock, ExpiredImage, Observer
+from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Observer, RecordFilter
 from sidecar.storages import disk, keys
 from sidecar.storages.file_inventory import ShardCount, ShardInventory
 from sidecar.storages.records import decode_record, encode_record
@@ -47,6 +44,8 @@ _T = TypeVar("_T")
 
 _DEADLINE_SECONDS = 30.0
 _THREADS = 8
+_WRITE_BYTES = 2 * 1024 * 1024
+_VECTORS = 512  # pieces written at once; the kernel takes 1024
 _CACHED_RECORDS = 2048
 _CACHE_SECONDS = 1.0  # how long a record is believed without a look at the disk: another pod may have deleted it
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -65,6 +64,7 @@ class FileStorage:
         self._observer = observer
         self._inventory = ShardInventory(root)
         self._instance = secrets.token_hex(6)
+        self._staged: dict[Path, _StagedFile] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="file-store")
         self._cache: OrderedDict[ImageId, tuple[float, StoredImage]] = OrderedDict()
         self._used = 0
@@ -104,12 +104,23 @@ class FileStorage:
     async def stage(self, image_id: ImageId, expected: int) -> AsyncIterator[_StagedFile]:
         path = self._root / "staging" / f"{self._instance}-{image_id}.part"
         opening = asyncio.ensure_future(self._run("stage", self._open_staged, path, expected))
+        staged = None
         with ExitStack() as rooms:
             try:
-                file = aiofiles.threadpool.wrap(await asyncio.shield(opening), executor=self._threads)
-                yield _StagedFile(path, file, expected, lambda more: rooms.enter_context(self.reserve(more)))
+                staged = _StagedFile(
+                    path,
+                    await asyncio.shield(opening),
+                    self._threads,
+                    expected,
+                    lambda more: rooms.enter_context(self.reserve(more)),
+                )
+                self._staged[path] = staged
+                yield staged
             finally:
-                await asyncio.shield(self._discard(path, opening))
+                if staged is not None:
+                    del self._staged[path]
+                if staged is None or not staged.committed:
+                    await asyncio.shield(self._discard(path, opening))
 
     def _open_staged(self, path: Path, expected: int) -> FileIO:
         self._require_volume()
@@ -121,8 +132,7 @@ class FileStorage:
     async def _discard(self, path: Path, opening: asyncio.Future[FileIO]) -> None:
         """Also where the caller left while the file was being opened. A committed file is no longer at `path`."""
         with contextlib.suppress(StorageFailure):
-            file = await opening
-            await self._run("discard", _close_and_unlink, file, path)
+            await self._run("discard", _close_and_unlink, await opening, path)
 
     async def commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
         stored = await self._run("commit", self._commit, image, record)
@@ -135,8 +145,10 @@ class FileStorage:
         final = self._root / keys.image_key(image_id, image.picture.media_type)
         placed = [final]
         try:
-            disk.sync(image.path)
+            staged = self._staged[image.path]
+            staged.finish()
             self._place(image.path, final)
+            staged.committed = True
             if record.expires is not None:
                 placed.append(self._root / keys.expiry_key(record.expires, image_id))
                 self._in_directory(placed[-1], Path.touch)
@@ -224,22 +236,26 @@ class FileStorage:
         self._write(path, data)
         return before or 0
 
-    async def page(self, owner: str, *, limit: int, cursor: str | None = None) -> RecordPage:
+    async def page(
+        self, owner: str, *, limit: int, cursor: str | None = None, matches: RecordFilter | None = None
+    ) -> RecordPage:
         tag = owner_tag(owner)
         if cursor is not None and not _is_cursor(cursor, tag):
             raise InvalidRequest("cursor: not one that this server gave; leave it out to start with the newest image.")
-        return await self._run("list", self._page, tag, limit, cursor)
+        return await self._run("list", self._page, tag, limit, cursor, matches)
 
-    def _page(self, tag: str, limit: int, cursor: str | None) -> RecordPage:
+    def _page(self, tag: str, limit: int, cursor: str | None, matches: RecordFilter | None) -> RecordPage:
         self._require_volume()
         now = self._clock.now()
         records: list[ImageRecord] = []
-        for name in self._record_names(tag, cursor):
-            if len(records) == limit:
-                return RecordPage(records=tuple(records), cursor=keys.record_name(records[-1].image_id))
+        last = None
+        for examined, name in enumerate(self._record_names(tag, cursor)):
+            if len(records) == limit or (matches is not None and examined == EXAMINED_RECORDS):
+                return RecordPage(records=tuple(records), cursor=last)
+            last = name
             with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
                 record = decode_record(self._record_path(tag, name).read_bytes())
-                if not record.expired(now):
+                if not record.expired(now) and (matches is None or matches(record)):
                     records.append(record)
         return RecordPage(records=tuple(records))
 
@@ -251,7 +267,7 @@ class FileStorage:
                 continue
             for name in disk.names(shards / shard):
                 stem = name.removesuffix(".json")
-                if cursor is None or stem > cursor:
+                if (cursor is None or stem > cursor) and _is_cursor(stem, tag):
                     yield stem
 
     def _record_path(self, tag: str, name: str) -> Path:
@@ -382,40 +398,65 @@ class FileStorage:
 
 
 class _StagedFile:
-    """A file under `staging/`, written as the image arrives. What exceeds `room` bytes is reserved on the way."""
+    """A file under `staging/`, written as the image arrives. What exceeds `room` bytes is reserved on the way.
+
+    A thread is asked for every two MiB only, and what is left then is written by the thread that commits.
+    """
 
     def __init__(
-        self,
-        path: Path,
-        file: AsyncFileIO,
-        room: int,
-        reserve: Callable[[int], None],
+        self, path: Path, file: FileIO, threads: ThreadPoolExecutor, room: int, reserve: Callable[[int], None]
     ) -> None:
         self.path = path
+        self.committed = False
         self._file = file
+        self._threads = threads
         self._room = room
         self._reserve = reserve
         self._size = 0
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
 
     async def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        self._size += len(view)
+        self._size += len(data)
         if self._size > self._room:
             self._reserve(self._size - self._room)
             self._room = self._size
-        try:
-            while view:  # an unbuffered file may take less than it was given
-                view = view[await self._file.write(view) :]
-        except OSError as error:
-            raise _failure(error) from error
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if self._pending_bytes >= _WRITE_BYTES:
+            await self._on_a_thread(self._write_pending)
 
     async def restart(self) -> None:
+        self._pending.clear()
+        self._pending_bytes = self._size = 0
+        await self._on_a_thread(self._empty)
+
+    def finish(self) -> None:
+        """Write what is left, make the file durable and close it. Blocks; raises OSError."""
+        self._write_pending()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _write_pending(self) -> None:
+        views = [memoryview(data) for data in self._pending]
+        self._pending.clear()
+        self._pending_bytes = 0
+        while views:
+            written = os.writev(self._file.fileno(), views[:_VECTORS])
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if views:  # the kernel may take less than it was given
+                views[0] = views[0][written:]
+
+    def _empty(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+
+    async def _on_a_thread(self, work: Callable[[], None]) -> None:
         try:
-            await self._file.seek(0)
-            await self._file.truncate()
+            await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except OSError as error:
             raise _failure(error) from error
-        self._size = 0
 
 
 def _close_and_unlink(file: FileIO, path: Path) -> None:

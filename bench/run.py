@@ -1,0 +1,302 @@
+"""`make bench`: the sidecar beside a FastMCP peer, the bare runtime and nginx, in one run on one machine.
+
+Prints a table of medians and ratios and writes them as JSON. bench/README.md says how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import load
+import many_images
+from processes import Server, free_port, peer, project, runtime
+
+from sidecar.ports import SystemClock
+from sidecar.storages.file import FileStorage
+
+MIB = 1024 * 1024
+IMAGE, LARGE_IMAGE = int(1.5 * MIB), 8 * MIB
+
+
+@dataclass
+class Row:
+    """One measured quantity; None where there was nothing to compare with."""
+
+    what: str
+    unit: str
+    project: float
+    peer: float | None = None
+    floor: float | None = None
+    goal: str = ""
+
+
+class Bench:
+    """`rounds` is how often each pair is measured in turn; medians are told."""
+
+    def __init__(self, work: Path, rounds: int) -> None:
+        self.work = work
+        self.rounds = rounds
+        self.has_peer = "PEER_PYTHON" in os.environ
+        self.rows: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        print(_line(row), flush=True)
+
+    # --- generating ---------------------------------------------------------------------------------------------------
+
+    def generations(self) -> None:
+        with runtime(IMAGE) as endpoint:
+            mine = self._cpu_and_latency(lambda: project(endpoint, self.work), 60)
+            other = self._cpu_and_latency(lambda: peer(endpoint, self.work), 60) if self.has_peer else (None, None)
+            floor = statistics.median(asyncio.run(load.predict(endpoint, 60))) * 1000
+            small = self._cpu_and_latency(lambda: project(endpoint, self.work), 40, result="thumbnail")
+        self.add(Row("CPU per generation, 1.5 MB, link", "ms", mine[0], other[0], goal="≤ 4 and ≤ 1/5 of the peer"))
+        added = None if other[1] is None else other[1] - floor
+        self.add(Row("latency added to the runtime's, p50", "ms", mine[1] - floor, added, floor, "≤ 4"))
+        self.add(Row("CPU per generation, 1.5 MB, thumbnail", "ms", small[0]))
+        with runtime(LARGE_IMAGE) as endpoint:
+            mine = self._cpu_and_latency(lambda: project(endpoint, self.work), 16)
+            other = self._cpu_and_latency(lambda: peer(endpoint, self.work), 16) if self.has_peer else (None, None)
+        self.add(Row("CPU per generation, 8 MB, link", "ms", mine[0], other[0], goal="≤ 1/6 of the peer"))
+
+    def _cpu_and_latency(self, start: Callable[[], object], count: int, result: str = "link") -> tuple[float, float]:
+        """Milliseconds of CPU per generation and of median latency, one call at a time."""
+        cpu, latency = [], []
+        with start() as server:  # type: ignore[attr-defined]
+            asyncio.run(load.generate(server.url, 10, result=result))
+            for _ in range(self.rounds):
+                before = server.cpu_seconds
+                calls = asyncio.run(load.generate(server.url, count, result=result))
+                cpu.append((server.cpu_seconds - before) / count * 1000)
+                latency.append(statistics.median(calls.seconds) * 1000)
+        self._clear()
+        return statistics.median(cpu), statistics.median(latency)
+
+    def memory(self) -> None:
+        idle = {}
+        with runtime(LARGE_IMAGE) as endpoint:
+            for result in ("link", "thumbnail"):
+                with project(endpoint, self.work, RUNTIME_CONCURRENCY="8") as server:
+                    idle["project"], started = server.memory_mb, server.started
+                    asyncio.run(load.generate(server.url, 32, at_once=8, result=result))
+                    mine = server.peak_memory_mb
+                other = self._peer_memory(endpoint, idle) if result == "link" else None
+                goal = "≤ 130" if result == "link" else ""
+                self.add(Row(f"peak memory, 8 × 8 MB at once, {result}", "MB", mine, other, goal=goal))
+                self._clear()
+        self.add(Row("idle memory", "MB", idle["project"], idle.get("peer"), goal="≤ 90"))
+        self.add(Row("start to ready", "s", started, idle.get("started"), goal="≤ 1.5 and ≤ the peer's"))
+
+    def _peer_memory(self, endpoint: str, idle: dict[str, float]) -> float | None:
+        if not self.has_peer:
+            return None
+        with peer(endpoint, self.work) as server:
+            idle["peer"], idle["started"] = server.memory_mb, server.started
+            asyncio.run(load.generate(server.url, 32, at_once=8))
+            return server.peak_memory_mb
+
+    # --- serving ------------------------------------------------------------------------------------------------------
+
+    def serving(self) -> None:
+        if shutil.which("wrk") is None:
+            print("images served: left out, wrk is not installed")
+            return
+        with runtime(IMAGE) as endpoint, project(endpoint, self.work) as server:
+            url = asyncio.run(load.generate(server.url, 1, result="thumbnail")).image_url
+            etag = _etag(url)
+            with _nginx(self.work) as nginx:
+                name = next((self.work / "project" / "images").rglob("*.png")).relative_to(self.work)
+                pairs = [(_wrk(url), _wrk(f"{nginx}/{name}") if nginx else None) for _ in range(self.rounds)]
+            mine = statistics.median(pair[0] for pair in pairs)
+            floor = statistics.median(pair[1] or 0 for pair in pairs) or None
+            self.add(Row("full images served, 1.5 MB", "1/s", mine, None, floor, "≥ 0.75 × nginx, one worker"))
+            for what, target, header in (
+                ("thumbnails served", f"{url.rsplit('.', 1)[0]}/thumbnail", None),
+                ("304s served", url, f"If-None-Match: {etag}"),
+            ):
+                rates = []
+                for _ in range(self.rounds):
+                    before = server.cpu_seconds
+                    count = _wrk(target, header) * WRK_SECONDS
+                    rates.append(count / (server.cpu_seconds - before))
+                self.add(Row(f"{what}, per core", "1/s", statistics.median(rates), goal="≥ 5,000"))
+        self._clear()
+
+    def scrape(self) -> None:
+        models = self.work / "models.yaml"
+        with runtime(IMAGE) as endpoint:
+            entries = (f"- {{name: model{number}, endpoint: '{endpoint}'}}" for number in range(20))
+            models.write_text("models:\n" + "\n".join(entries))
+            with project(endpoint, self.work, MODELS_FILE=str(models)) as server:
+                asyncio.run(load.get(f"{server.url}/metrics", 20))
+                before = server.cpu_seconds
+                asyncio.run(load.get(f"{server.url}/metrics", 200))
+                cost = (server.cpu_seconds - before) / 200 * 1000
+        self.add(Row("/metrics with 20 models", "ms", cost, goal="≤ 5"))
+
+    def stalls(self) -> None:
+        """32 generations while 200 images a second are fetched."""
+        for result in ("link", "thumbnail"):
+            report = self.work / "stalls.json"
+            settings = {"BENCH_WATCH": str(report), "RUNTIME_CONCURRENCY": "4", "QUEUE_LIMIT": "64"}
+            with runtime(IMAGE) as endpoint, project(endpoint, self.work, **settings) as server:
+                url = asyncio.run(load.generate(server.url, 8, at_once=4, result=result)).image_url
+                _stalls(server, report)  # forget the start
+                asyncio.run(_generate_and_get(server.url, url, result))
+                stall = _stalls(server, report)
+            self.add(Row(f"loop blocked by one step at most, {result}", "ms", stall["step"], goal="≤ 10"))
+            self.add(Row(f"longest turn of the loop (all that was ready), {result}", "ms", stall["turn"]))
+            self._clear()
+
+    def many_images(self) -> None:
+        """100,000 stored images: the start, a page of the newest, and the first clean-up with 1,000 of them expired."""
+        root, report = self.work / "project", self.work / "stalls.json"
+        many_images.fill(root, 100_000, 1_000, b"x" * 1000)
+        with runtime(IMAGE) as endpoint:
+            with project(endpoint, self.work, BENCH_WATCH=str(report)) as server:
+                text = ""
+                while 'cleanup_passes_total{outcome="completed"} 1.0' not in text:
+                    time.sleep(0.1)
+                    text = asyncio.run(load.text(f"{server.url}/metrics"))
+                sweep = float(re.findall(r"cleanup_duration_seconds_sum ([\d.]+)", text)[0])
+                deleted = float(re.findall(r"cleanup_deleted_total ([\d.]+)", text)[0])
+                if deleted != 1000:
+                    raise RuntimeError(f"{deleted} images were deleted, not 1,000")
+                stall = _stalls(server, report)
+                started = server.started
+        self.add(Row("100,000 images: start to ready", "s", started, goal="≤ 2"))
+        self.add(Row("100,000 images: list 50", "ms", asyncio.run(_list_50(root)) * 1000, goal="≤ 50"))
+        self.add(Row("100,000 images: a sweep with 1,000 expired", "s", sweep, goal="≤ 10"))
+        self.add(Row("100,000 images: one step of the loop meanwhile, at most", "ms", stall["step"], goal="≤ 20"))
+        self.add(Row("100,000 images: longest turn of the loop meanwhile", "ms", stall["turn"]))
+        self._clear()
+
+    def _clear(self) -> None:
+        for name in ("project", "peer"):
+            shutil.rmtree(self.work / name, ignore_errors=True)
+
+
+async def _generate_and_get(server: str, url: str, result: str) -> None:
+    async def gets() -> None:
+        for _ in range(8):
+            began = time.perf_counter()
+            await load.get(url, 50)
+            await asyncio.sleep(max(0.0, 0.25 - (time.perf_counter() - began)))
+
+    await asyncio.gather(load.generate(server, 32, at_once=32, result=result), gets())
+
+
+async def _list_50(root: Path) -> float:
+    """Seconds for a page of the newest 50, the median of ten."""
+    clock, seconds = SystemClock(), []
+    store = FileStorage(root, max_bytes=None, clock=clock, observer=lambda _event: None)
+    async with store.opened():
+        for _ in range(10):
+            began = time.perf_counter()
+            page = await store.page("anonymous", limit=50)
+            seconds.append(time.perf_counter() - began)
+            if len(page.records) != 50:
+                raise RuntimeError(f"{len(page.records)} images were listed, not 50")
+    return statistics.median(seconds)
+
+
+def _stalls(server: Server, report: Path) -> dict[str, float]:
+    report.unlink(missing_ok=True)
+    server.process.send_signal(signal.SIGUSR1)
+    while not report.exists():
+        time.sleep(0.01)
+    found: dict[str, float] = json.loads(report.read_text())
+    return found
+
+
+WRK_SECONDS = 3
+
+
+def _wrk(url: str, header: str | None = None) -> float:
+    """Requests per second over sixteen connections."""
+    command = ["wrk", "-t1", "-c16", f"-d{WRK_SECONDS}s", *(["-H", header] if header else []), url]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    match = re.search(r"Requests/sec:\s+([\d.]+)", said)
+    if match is None or ("Non-2xx" in said and header is None):
+        raise RuntimeError(said)
+    return float(match[1])
+
+
+def _etag(url: str) -> str:
+    said = subprocess.run(["curl", "-sI", url], capture_output=True, text=True, check=True).stdout
+    return next(line.split(": ", 1)[1].strip() for line in said.splitlines() if line.lower().startswith("etag"))
+
+
+@contextmanager
+def _nginx(root: Path) -> Iterator[str | None]:
+    """nginx with one worker on the same files; None where it is not installed."""
+    binary = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    if binary is None:
+        yield None
+        return
+    port = free_port()
+    configuration = root / "nginx.conf"
+    user = "user root;" if os.getuid() == 0 else ""
+    configuration.write_text(
+        f"{user} worker_processes 1; daemon off; pid {root}/nginx.pid; error_log {root}/nginx.log;"
+        f"events {{}} http {{ sendfile on; tcp_nopush on; access_log off; types {{ image/png png; }}"
+        f"server {{ listen 127.0.0.1:{port}; root {root}; }} }}"
+    )
+    with subprocess.Popen([binary, "-c", str(configuration)], stderr=subprocess.DEVNULL) as process:
+        time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+
+
+def _line(row: Row) -> str:
+    ratio = f"{row.project / row.peer:.2f} × peer" if row.peer else ""
+    if row.floor and row.unit == "1/s":
+        ratio = f"{row.project / row.floor:.2f} × nginx"
+    cells = (_number(row.project), _number(row.peer), _number(row.floor), ratio, row.goal)
+    return f"| {row.what}, {row.unit} | " + " | ".join(cells) + " |"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+SECTIONS = ("generations", "memory", "serving", "scrape", "stalls", "many_images")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", default=SECTIONS, help=f"any of: {', '.join(SECTIONS)}")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, default=Path("bench-result.json"))
+    options = parser.parse_args()
+    machine = (
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
+    print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine}\n")
+    print("| what | project | peer | floor | ratio | goal |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(Path(directory), options.rounds)
+        for section in options.sections:
+            getattr(bench, section)()
+    options.json.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in bench.rows]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

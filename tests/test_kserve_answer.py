@@ -1,0 +1,170 @@
+"""The image in an arriving answer is what a parser of the whole answer finds, however the answer is written and cut."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pybase64
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sidecar.errors import RuntimeAnsweredNonsense
+from sidecar.runtimes.kserve_answer import LONG_TEXT, AnswerReader
+
+REFUSED = "refused"
+
+
+class Collected:
+    """A sink in memory."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.restarts = 0
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def restart(self) -> None:
+        self.data = b""
+        self.restarts += 1
+
+
+def as_a_whole(body: bytes) -> bytes | str:
+    """The reference: parse all, look, decode."""
+    try:
+        text = json.loads(body.decode("utf-8-sig"))["predictions"][0]["image"]["b64"]
+        return pybase64.b64decode(text, validate=True) if isinstance(text, str) else REFUSED
+    except (ValueError, RecursionError, KeyError, IndexError, TypeError, binascii.Error):
+        return REFUSED
+
+
+def as_it_comes(pieces: Iterator[bytes]) -> bytes | str:
+    sink = Collected()
+    reader = AnswerReader(sink)
+    try:
+        for piece in pieces:
+            reader.feed(piece)
+        reader.finish()
+    except RuntimeAnsweredNonsense:
+        return REFUSED
+    return sink.data
+
+
+def cut(body: bytes, places: list[int]) -> Iterator[bytes]:
+    bounds = [0, *sorted(place % (len(body) + 1) for place in places), len(body)]
+    return (body[start:end] for start, end in itertools.pairwise(bounds))
+
+
+# --- answers as runtimes might write them -----------------------------------------------------------------------------
+
+BYTES = st.builds(lambda seed, size: random.Random(seed).randbytes(size), st.integers(0, 99), st.integers(0, 9000))
+SLASHES = ("/", "\\/")
+EQUALS = ("=", "\\u003d", "\\u003D")
+
+
+def spelt(data: bytes, slash: str, equal: str) -> str:
+    """Base64 as a JSON text, some characters escaped as PHP and Gson do."""
+    return f'"{base64.b64encode(data).decode().replace("/", slash).replace("=", equal)}"'
+
+
+IMAGES = st.builds(spelt, BYTES, st.sampled_from(SLASHES), st.sampled_from(EQUALS))
+DAMAGES: list[Callable[[str], str]] = [
+    lambda text: text,
+    lambda text: text[:-2] + text[-1:],
+    lambda text: text[: len(text) // 2] + "!" + text[len(text) // 2 :],
+    lambda text: text[: len(text) // 2] + "=" + text[len(text) // 2 :],
+    lambda text: text[: len(text) // 2] + "\\" + text[len(text) // 2 :],
+    lambda text: text[: len(text) // 2] + "\\n" + text[len(text) // 2 :],
+    lambda text: text[: len(text) // 2] + "\n" + text[len(text) // 2 :],
+    lambda text: text[: len(text) // 2] + "\\u0041AAA" + text[len(text) // 2 :],
+    lambda text: text[: len(text) // 2] + "\\u00" + text[len(text) // 2 :],
+    lambda text: text[: len(text) // 2] + "ä" + text[len(text) // 2 :],
+    lambda text: text[:-1] + '="',
+    lambda text: text[:-1],
+]
+DAMAGED = st.builds(lambda text, damage: damage(text), IMAGES, st.sampled_from(DAMAGES))
+TEXTS = (
+    IMAGES
+    | DAMAGED
+    | st.text(max_size=20).map(json.dumps)
+    | st.text(max_size=20).map(lambda text: json.dumps(text, ensure_ascii=False))
+)
+OTHERS = TEXTS | st.sampled_from(["null", "1", "[]", "{}", "NaN", "[", "x"])
+SPACE = st.sampled_from(["", " ", "\n", "\t  "])
+
+
+@st.composite
+def mappings(draw: st.DrawFn, key: str, value: st.SearchStrategy[str]) -> str:
+    """An object with `key`, sometimes twice or not at all, among others in any order."""
+    names = st.sampled_from([key, key, "prompt", "model_name", "format", "\\u0062" + key[1:], "A" * LONG_TEXT])
+    members = draw(st.lists(st.tuples(names.map(lambda name: f'"{name}"'), OTHERS), max_size=3))
+    members.insert(draw(st.integers(0, len(members))), (f'"{key}"', draw(value)))
+    space = draw(SPACE)
+    return "{" + f",{space}".join(f"{name}:{space}{given}" for name, given in members) + "}"
+
+
+def lists(value: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.lists(value, min_size=1, max_size=2).map(lambda values: f"[{','.join(values)}]")
+
+
+ANSWERS = mappings("predictions", lists(mappings("image", mappings("b64", IMAGES | DAMAGED))))
+PLACES = st.lists(st.integers(0, 20_000), max_size=8)
+
+
+@settings(max_examples=600)
+@given(ANSWERS, PLACES)
+def test_an_arriving_answer_means_what_the_whole_one_means(answer: str, places: list[int]) -> None:
+    body = answer.encode("utf-8", "surrogatepass")
+    assert as_it_comes(cut(body, places)) == as_a_whole(body)
+
+
+def body_of(data: bytes, slash: str = "/", equal: str = "=") -> bytes:
+    return f'{{"predictions": [{{"image": {{"b64": {spelt(data, slash, equal)}}}}}]}}'.encode()
+
+
+@pytest.mark.parametrize("size", [3071, 3072, 3073, 3074, 6000, 6001, 6002])
+@pytest.mark.parametrize(("slash", "equal"), [("/", "="), ("\\/", "="), ("/", "\\u003d")])
+def test_an_answer_may_be_cut_anywhere(size: int, slash: str, equal: str) -> None:
+    data = random.Random(size).randbytes(size)
+    body = body_of(data, slash, equal)
+    for place in range(0, len(body), 1 if size < 3075 else 7):
+        assert as_it_comes(iter((body[:place], body[place:]))) == data
+    for length in (1, 2, 3, 5, 7, 1000):
+        assert as_it_comes(body[start : start + length] for start in range(0, len(body), length)) == data
+
+
+@given(st.binary(max_size=200) | ANSWERS.map(lambda text: text.encode("utf-8", "ignore")), st.data())
+@example(b"", None)
+@example(b"[" * 100_000, None)
+@example(b'"', None)
+@example(b"\xef\xbb\xbf" + body_of(b"x" * 5000), None)
+@example(body_of(b"x" * 5000).decode().encode("utf-16"), None)
+@example(body_of(b"x" * 5000).replace(b"eHh4", b"\x00Hh4", 1), None)
+def test_whatever_comes_is_an_image_or_refused(body: bytes, data: Any) -> None:
+    if data is not None:
+        body = body[: data.draw(st.integers(0, len(body)))]
+    assert as_it_comes(iter((body,))) == as_a_whole(body)
+
+
+def test_a_long_text_before_the_image_is_not_taken_for_it() -> None:
+    """A prompt of nothing but letters is base64 too."""
+    image = random.Random(1).randbytes(9000)
+    for prompt in ("A" * 8192, "A" * 8191, "A" * 5000 + "!"):
+        answer = {"predictions": [{"prompt": prompt, "image": {"b64": base64.b64encode(image).decode()}}]}
+        assert as_it_comes(iter((json.dumps(answer).encode(),))) == image
+
+
+def test_what_is_kept_of_an_answer_does_not_grow_with_its_image() -> None:
+    sink = Collected()
+    reader = AnswerReader(sink)
+    for piece in cut(body_of(bytes(3_000_000)), list(range(0, 4_000_000, 65_536))):
+        reader.feed(piece)
+    reader.finish()
+    assert (reader.kept_bytes < 100, sink.data, sink.restarts) == (True, bytes(3_000_000), 1)
