@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from aiohttp import web
 from sidecar.config import ModelSettings, Settings
 from sidecar.core.generation import Lane
 from sidecar.core.generation_queue import ModelQueue
+from sidecar.core.jobs import JobService
 from sidecar.core.readiness import Health, RuntimeWatch, StorageWatch
 from sidecar.core.service import ImageService
 from sidecar.core.sweeper import Sweeper
@@ -90,15 +92,20 @@ async def _parts(app: web.Application) -> AsyncIterator[None]:
             clock=clock,
             observer=observer,
         )
+        jobs = app[keys.JOBS] = JobService(
+            service, store.jobs, settings.jobs, instance=secrets.token_hex(6), clock=clock, observer=observer
+        )
         storage_watch = StorageWatch(storage, clock)
         runtime_watches = {name: RuntimeWatch(lane, clock, observer) for name, lane in lanes.items()}
         app[keys.HEALTH] = Health(storage_watch, runtime_watches)
-        sweeper = Sweeper(storage, interval=settings.storage.cleanup_interval, clock=clock, observer=observer)
-        watches = (storage_watch.run(), sweeper.run(), *(watch.run() for watch in runtime_watches.values()))
+        sweeper = Sweeper(
+            storage, store.jobs, interval=settings.storage.cleanup_interval, clock=clock, observer=observer
+        )
+        watches = (storage_watch.run(), sweeper.run(), jobs.run(), *(watch.run() for watch in runtime_watches.values()))
         await parts.enter_async_context(_background(*watches))
-        mcp = app[MCP_SERVER] = ImageMCPServer(service, settings, lambda: app[OWN_URL][0])
+        mcp = app[MCP_SERVER] = ImageMCPServer(service, jobs, settings, lambda: app[OWN_URL][0])
         app[_BRIDGE] = ASGIBridge((await parts.enter_async_context(session_manager(mcp.server))).handle_request)
-        parts.push_async_callback(service.drain, 0.0)
+        parts.push_async_callback(jobs.drain, 0.0)
         yield
 
 

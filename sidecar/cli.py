@@ -113,7 +113,9 @@ async def _sweep_once(settings: Settings) -> dict[str, object]:
     clock, observer = SystemClock(), EventLog()
     store = FileStorage(settings.storage.path, max_bytes=settings.storage.max_bytes, clock=clock, observer=observer)
     async with store.opened() as storage:
-        sweeper = Sweeper(storage, interval=settings.storage.cleanup_interval, clock=clock, observer=observer)
+        sweeper = Sweeper(
+            storage, storage.jobs, interval=settings.storage.cleanup_interval, clock=clock, observer=observer
+        )
         return asdict(await sweeper.sweep())
 
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
-from sidecar.errors import ImageNotFound
+from sidecar.errors import ImageNotFound, JobNotFound
 
 ANONYMOUS = "anonymous"
 SEED_LIMIT = 2**32
 RECORD_SCHEMA_VERSION = 1
+JOB_SCHEMA_VERSION = 1
 
 # Crockford's base 32 in lower case: the order of the characters is the order of the numbers, so ids sort by time.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -57,22 +59,10 @@ def is_image_id(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageId:
+class Identifier:
     """Opaque to callers, unguessable (130 random bits), URL-safe, sorting by creation time; never a path."""
 
     text: str
-
-    @classmethod
-    def new(cls, created: datetime, owner: str = ANONYMOUS) -> ImageId:
-        """Mint an id for an image that `owner` makes now."""
-        return cls(sortable_time(created) + owner_tag(owner) + _digits(secrets.randbits(130), _RANDOM_DIGITS))
-
-    @classmethod
-    def parse(cls, text: str) -> ImageId:
-        """Read an id that a caller gave. Raises ImageNotFound for anything that cannot be one."""
-        if not is_image_id(text):
-            raise ImageNotFound
-        return cls(text)
 
     @property
     def time_digits(self) -> str:
@@ -88,6 +78,46 @@ class ImageId:
 
     def __str__(self) -> str:
         return self.text
+
+
+class ImageId(Identifier):
+    """Which image."""
+
+    __slots__ = ()
+
+    @classmethod
+    def new(cls, created: datetime, owner: str = ANONYMOUS) -> ImageId:
+        """Mint an id for an image that `owner` makes now."""
+        return cls(_identifier(created, owner))
+
+    @classmethod
+    def parse(cls, text: str) -> ImageId:
+        """Read an id that a caller gave. Raises ImageNotFound for anything that cannot be one."""
+        if not is_image_id(text):
+            raise ImageNotFound
+        return cls(text)
+
+
+class JobId(Identifier):
+    """Which generation."""
+
+    __slots__ = ()
+
+    @classmethod
+    def new(cls, created: datetime, owner: str = ANONYMOUS) -> JobId:
+        """Mint an id for a generation that `owner` asks for now."""
+        return cls(_identifier(created, owner))
+
+    @classmethod
+    def parse(cls, text: str) -> JobId:
+        """Read an id that a caller gave. Raises JobNotFound for anything that cannot be one."""
+        if not is_image_id(text):
+            raise JobNotFound
+        return cls(text)
+
+
+def _identifier(created: datetime, owner: str) -> str:
+    return sortable_time(created) + owner_tag(owner) + _digits(secrets.randbits(130), _RANDOM_DIGITS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +194,71 @@ class RecordPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """A generation that was asked for: one request and one image id for each of its images. Written once.
+
+    `key_digest` stands for owner and idempotency key, `arguments_digest` for the arguments as they were given. `holder`
+    is the process that took it first. `begun` says that the runtime was free at once, so the work began with it.
+    """
+
+    job_id: JobId
+    owner: str
+    requests: tuple[GenerationRequest, ...]
+    image_ids: tuple[ImageId, ...]
+    created: datetime
+    expires: datetime
+    holder: str
+    begun: bool = False
+    key_digest: str | None = None
+    arguments_digest: str = ""
+    schema_version: int = JOB_SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Who works on a job. The holder counts `beat` up while it lives; `released` gives the job to whoever wants it."""
+
+    job_id: JobId
+    attempt: int
+    holder: str
+    beat: int = 0
+    released: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissingImage:
+    """An image of a job that did not come: which (from 1), and why."""
+
+    number: int
+    seed: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """How a job ended. `attempt` is whose result it is; `reason` and `message` say why it is not completed."""
+
+    job_id: JobId
+    attempt: int
+    status: Literal["completed", "failed", "cancelled"]
+    finished: datetime
+    missing: tuple[MissingImage, ...] = ()
+    reason: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredJob:
+    """What the store knows of a job. `begun`: the runtime was asked, or somebody made sure that it never will be."""
+
+    record: JobRecord
+    lease: Lease
+    begun: bool
+    result: JobResult | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deletion:
     """What one delete did. Of several who delete an image at once one is `first`; each counts the bytes it freed."""
 
@@ -192,6 +287,7 @@ class SweepReport:
     deleted: int = 0
     freed_bytes: int = 0
     leftovers_deleted: int = 0
+    jobs_deleted: int = 0
     errors: int = 0
     seconds: float = 0.0
     more: bool = field(default=False)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+INTERNAL = "Something went wrong inside the image server; its log tells what. Trying again may help."
+"""What a caller is told of the unknown."""
+
 
 class SidecarError(Exception):
     """The root. `reason` is a stable word for metrics and logs."""
@@ -44,6 +47,36 @@ class ImageNotFound(SidecarError):
 
     def __init__(self) -> None:
         super().__init__("There is no image with this id: it may have expired or been deleted.")
+
+
+class JobNotFound(SidecarError):
+    """No such generation: unknown, malformed, foreign and expired look alike."""
+
+    reason = "job_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("There is no generation with this job_id: it may have expired, or it was never given out.")
+
+
+class KeyConflict(SidecarError):
+    """The idempotency key was used with other arguments."""
+
+    reason = "key_conflict"
+
+
+class TakenElsewhere(SidecarError):
+    """Another process has begun, cancelled or ended this generation."""
+
+    reason = "taken_elsewhere"
+
+    def __init__(self) -> None:
+        super().__init__("The generation was taken over or cancelled elsewhere.")
+
+
+class Interrupted(SidecarError):
+    """The process that worked on a generation ended before the image was stored."""
+
+    reason = "interrupted"
 
 
 class QueueFull(SidecarError):

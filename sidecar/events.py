@@ -65,6 +65,22 @@ class ImageLost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Crashed:
+    """Something failed in a way that nobody foresaw. `what` names the work."""
+
+    what: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobTakenOver:
+    """A generation whose holder fell silent: `adopted`, or recorded as interrupted."""
+
+    model: str
+    adopted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageOperation:
     """One operation of a store. `outcome` is `ok` or an error's reason."""
 
@@ -104,6 +120,8 @@ Event = (
     | PredictRetried
     | ImageStored
     | ImageLost
+    | Crashed
+    | JobTakenOver
     | StorageOperation
     | StorageCounted
     | RuntimeSeen

@@ -18,8 +18,13 @@ from sidecar.domain import (
     ImageId,
     ImageRecord,
     Inventory,
+    JobId,
+    JobRecord,
+    JobResult,
+    Lease,
     RecordPage,
     StoredImage,
+    StoredJob,
 )
 from sidecar.events import Event
 
@@ -176,6 +181,58 @@ class Storage(Protocol):
 
     async def check(self) -> None:
         """Prove that the store can be written. Raises StorageFailure."""
+        ...
+
+
+class JobStore(Protocol):
+    """Generations that outlive the process that took them: claim, lease and acknowledgement, shared by all replicas.
+
+    Of several who try at once to win a key, to claim, to begin or to acknowledge, exactly one succeeds. All methods
+    raise StorageFailure.
+    """
+
+    async def offer(self, record: JobRecord) -> None:
+        """Make a job durable, claimed by its own holder as attempt 1."""
+        ...
+
+    async def withdraw(self, job_id: JobId) -> None:
+        """Forget a job that nobody was told of."""
+        ...
+
+    async def win_key(self, record: JobRecord) -> JobId:
+        """Bind the record's idempotency key to its job for as long as it lives; the job that has the key."""
+        ...
+
+    async def key_holder(self, key_digest: str) -> JobId | None:
+        """The job that has an idempotency key."""
+        ...
+
+    async def claim(self, lease: Lease) -> bool:
+        """Take a job over as the next attempt; whether it is ours."""
+        ...
+
+    async def renew(self, lease: Lease) -> None:
+        """Show that the holder lives."""
+        ...
+
+    async def begin(self, lease: Lease) -> bool:
+        """Before the runtime is asked, or instead of it: whether nobody has done so before."""
+        ...
+
+    async def acknowledge(self, record: JobRecord, result: JobResult) -> bool:
+        """Record how a job ended; whether this is the result that counts."""
+        ...
+
+    async def read(self, job_id: JobId) -> StoredJob:
+        """Raises JobNotFound."""
+        ...
+
+    async def unfinished(self) -> list[StoredJob]:
+        """Every job without a result, oldest first."""
+        ...
+
+    async def delete_expired_jobs(self, now: datetime) -> int:
+        """Delete what is past its time with its key; how many."""
         ...
 
 

@@ -73,13 +73,14 @@ async def drain(sidecar: Running, settings: Settings, stop_at_once: asyncio.Even
     service = sidecar.app[keys.SERVICE]
     was_busy = service.busy
     _log.info("draining", grace=settings.listen.shutdown_grace)
-    drained = asyncio.create_task(service.drain(settings.listen.shutdown_grace))
+    jobs = sidecar.app[keys.JOBS]
+    drained = asyncio.create_task(jobs.drain(settings.listen.shutdown_grace))
     hurried = asyncio.create_task(stop_at_once.wait())
     await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
     for task in (drained, hurried):
         task.cancel()
     await asyncio.gather(drained, hurried, return_exceptions=True)
-    await service.drain(0.0)  # what is still in flight is given up now, so that its callers are told
+    await jobs.drain(0.0)  # what is still in flight is given up now, so that its callers are told
     if was_busy:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop_at_once.wait(), _LINGER_SECONDS)

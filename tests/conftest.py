@@ -19,6 +19,15 @@ from sidecar.edge import keys
 from sidecar.serving import Running, running
 from tests.fake_kserve import FakeKServe
 
+TOOL_NAMES = [
+    "generate_image",
+    "get_generation",
+    "cancel_generation",
+    "list_generated_images",
+    "get_image_metadata",
+    "delete_image",
+    "list_models",
+]
 ERAS = ("auto", "legacy")
 """The SDK client's modes: the modern protocol, and the initialize handshake."""
 
@@ -80,7 +89,14 @@ class Sidecar:
                 await asyncio.sleep(0.02)
 
     def stored(self) -> list[str]:
-        """All files of the store but the one by which the sidecar tries whether it can write."""
+        """All files of the store but jobs and the one by which the sidecar tries whether it can write."""
+        return [part for part in self._files() if not part.startswith("jobs/")]
+
+    def stored_jobs(self) -> list[str]:
+        """The files of jobs, relative to `jobs/`."""
+        return [part.removeprefix("jobs/") for part in self._files() if part.startswith("jobs/")]
+
+    def _files(self) -> list[str]:
         parts = [path.relative_to(self.store) for path in self.store.rglob("*") if path.is_file()]
         return sorted(str(part) for part in parts if not part.name.endswith("-probe.part"))
 

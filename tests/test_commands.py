@@ -26,7 +26,7 @@ from PIL import Image
 
 from sidecar import __version__
 from sidecar.demo.painter import paint
-from tests.conftest import ERAS
+from tests.conftest import ERAS, TOOL_NAMES
 from tests.fake_kserve import FakeKServe, say, succeed_when
 
 COMMAND = (sys.executable, "-m", "sidecar")
@@ -212,7 +212,7 @@ async def test_a_host_that_starts_its_servers_itself(era: str, kserve: FakeKServ
     parameters = StdioServerParameters(command=sys.executable, args=["-m", "sidecar", "stdio"], env=environment)
     with (tmp_path / "log").open("w") as log:
         async with Client(stdio_client(parameters, errlog=log), mode=era) as client:
-            assert [tool.name for tool in (await client.list_tools()).tools] == ["generate_image"]
+            assert [tool.name for tool in (await client.list_tools()).tools] == TOOL_NAMES
             told: list[str | None] = []
 
             async def on_progress(progress: float, total: float | None, message: str | None) -> None:

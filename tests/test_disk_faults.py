@@ -269,7 +269,7 @@ async def test_a_full_disk_is_freed_by_deleting_and_by_sweeping(tmpfs: Mount) ->
         assert (await store.delete(ids[0])).freed_bytes == len(large)
         ids.append((await put(store, clock.now(), data=large, life=HOUR)).record.image_id)
         clock.advance(HOUR)
-        report = await Sweeper(store, interval=1, clock=clock, observer=lambda event: None).sweep()
+        report = await Sweeper(store, store.jobs, interval=1, clock=clock, observer=lambda event: None).sweep()
         assert (report.deleted, report.freed_bytes, report.errors) == (2, 2 * len(large), 0)
         await put(store, clock.now(), data=large)
 
@@ -277,7 +277,7 @@ async def test_a_full_disk_is_freed_by_deleting_and_by_sweeping(tmpfs: Mount) ->
 async def test_a_sweep_of_a_read_only_volume_fails_whole_and_the_next_one_makes_up_for_it(tmpfs: Mount) -> None:
     disk, clock = tmpfs("size=4m"), HeldClock()
     async with file_store(disk, clock).opened() as store:
-        sweeper = Sweeper(store, interval=1, clock=clock, observer=lambda event: None)
+        sweeper = Sweeper(store, store.jobs, interval=1, clock=clock, observer=lambda event: None)
         for _ in range(3):
             await put(store, clock.now(), life=HOUR)
         before = files(disk)

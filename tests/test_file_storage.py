@@ -258,7 +258,7 @@ async def test_a_spoilt_record_hides_its_own_image_and_no_other(
     with pytest.raises(ImageNotFound):
         await store.get(ids[1])
     clock.advance(2 * DAY)
-    report = await Sweeper(store, interval=1, clock=clock, observer=to_nobody).sweep()
+    report = await Sweeper(store, store.jobs, interval=1, clock=clock, observer=to_nobody).sweep()
     assert (report.deleted, report.errors, files(root)) == (3, 0, set())
 
 
@@ -460,7 +460,7 @@ async def test_a_sweep_makes_room(open_store: OpenStore, clock: HeldClock) -> No
     with pytest.raises(StorageFull), store.reserve(1):
         pass
     clock.advance(HOUR)
-    await Sweeper(store, interval=1, clock=clock, observer=to_nobody).sweep()
+    await Sweeper(store, store.jobs, interval=1, clock=clock, observer=to_nobody).sweep()
     with store.reserve(3 * len(PNG)):
         pass
 

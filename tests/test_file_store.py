@@ -137,7 +137,7 @@ async def test_two_instances_share_a_directory(tmp_path: Path, clock: HeldClock)
 
 
 def sweeper(store: FileStorage, clock: HeldClock) -> Sweeper:
-    return Sweeper(store, interval=1, clock=clock, observer=lambda event: None)
+    return Sweeper(store, store.jobs, interval=1, clock=clock, observer=lambda event: None)
 
 
 def deed(report: SweepReport) -> tuple[int, int, int, int]:

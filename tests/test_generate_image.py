@@ -198,12 +198,12 @@ async def test_progress_tells_the_queue_then_the_work_and_only_grows(
 @pytest.mark.parametrize("era", ERAS)
 async def test_the_tool_is_described_for_a_model(era: str, sidecar: Sidecar) -> None:
     async with sidecar.client(era) as client:
-        (tool,) = (await client.list_tools()).tools
+        tool, *_ = (await client.list_tools()).tools
         result = await client.call_tool("generate_image", {"prompt": "a cat", "result": "link"})
     assert tool.name == "generate_image"
     assert set(tool.input_schema["properties"]) == {
         "prompt", "negative_prompt", "width", "height", "aspect_ratio", "num_inference_steps", "guidance_scale", "seed",
-        "num_images", "model", "result",
+        "num_images", "model", "result", "idempotency_key",
     }  # fmt: skip
     assert tool.input_schema["required"] == ["prompt"]
     assert tool.input_schema["additionalProperties"] is False
@@ -254,7 +254,7 @@ async def test_a_wrong_argument_is_told_with_what_is_allowed(
 ) -> None:
     result = await sidecar.generate(era, **arguments)
     assert (result.is_error, result.content[0].text) == (True, told)
-    assert result.structured_content == {"status": "failed", "images": [], "message": told}
+    assert result.structured_content == {"status": "failed", "job_id": None, "images": [], "message": told}
     assert (kserve.instances, sidecar.stored()) == ([], [])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ERAS, Sidecar, StartSidecar, metric_becomes, raw_tool_call
+from tests.conftest import ERAS, TOOL_NAMES, Sidecar, StartSidecar, metric_becomes, raw_tool_call
 from tests.fake_kserve import FakeKServe, succeed_when
 
 ACCEPT = {"Accept": "application/json, text/event-stream"}
@@ -50,7 +50,7 @@ async def test_each_handshake_revision_is_answered_in_kind_without_a_session(rev
     status, _ = await post(sidecar, {"jsonrpc": "2.0", "method": "notifications/initialized"}, **version)
     assert status == 202
     status, body = await post(sidecar, request("tools/list"), **version)
-    assert [tool["name"] for tool in message(body)["result"]["tools"]] == ["generate_image"]
+    assert [tool["name"] for tool in message(body)["result"]["tools"]] == TOOL_NAMES
     call = {"name": "generate_image", "arguments": {"prompt": "a cat", "result": "link"}}
     status, body = await post(sidecar, request("tools/call", call), **version)
     result = message(body)["result"]

@@ -31,7 +31,9 @@ from sidecar.errors import StorageFailure
 from sidecar.events import Event, StorageCounted, Swept
 from sidecar.ports import ExpiredImage, RecordFilter, StagedFile, SystemClock
 from sidecar.storages import keys
+from sidecar.storages.directory import Directory
 from sidecar.storages.file import FileStorage
+from sidecar.storages.file_jobs import FileJobs
 from tests.conftest import Sidecar, StartSidecar
 from tests.storage_contract import DAY, PNG, HeldClock, listed, put
 
@@ -82,7 +84,7 @@ async def store(root: Path, clock: HeldClock, facts: Facts) -> AsyncIterator[Fil
 
 @pytest.fixture
 def sweeper(store: FileStorage, clock: HeldClock, facts: Facts) -> Sweeper:
-    return Sweeper(store, interval=0.01, clock=clock, observer=facts)
+    return Sweeper(store, store.jobs, interval=0.01, clock=clock, observer=facts)
 
 
 def files(root: Path) -> set[str]:
@@ -369,7 +371,8 @@ class ManyExpired:
 
 
 def sweeper_of(store: ManyExpired, facts: Facts) -> Sweeper:
-    return Sweeper(store, interval=3600, clock=SystemClock(), observer=facts)
+    no_jobs = FileJobs(Directory(Path("/nowhere"), facts))
+    return Sweeper(store, no_jobs, interval=3600, clock=SystemClock(), observer=facts)
 
 
 async def test_a_pass_deletes_so_many_and_says_that_there_is_more(facts: Facts) -> None:

@@ -15,7 +15,7 @@ from sidecar.app import create_app
 from sidecar.cli import build_parser
 from sidecar.config import VARIABLES, read_settings
 from sidecar.core.generation_queue import ModelQueue
-from sidecar.edge.tools.generate_image import TOOL
+from sidecar.edge.tools import TOOLS
 from sidecar.observe.metrics import Metrics
 from sidecar.ports import SystemClock
 
@@ -59,17 +59,18 @@ def routes() -> str:
     return _rows(("route", "methods"), rows)
 
 
-def arguments() -> str:
-    schema = TOOL.definition.input_schema
+def tools() -> str:
     rows = (
         (
-            f"`{name}`" + (" (required)" if name in schema["required"] else ""),
+            f"`{tool.definition.name}`",
+            f"`{name}`" + (" (required)" if name in tool.definition.input_schema["required"] else ""),
             field["description"],
-            TOOL.arguments.allowed[name],
+            tool.arguments.allowed[name],
         )
-        for name, field in schema["properties"].items()
+        for tool in TOOLS
+        for name, field in tool.definition.input_schema["properties"].items()
     )
-    return _rows(("argument", "meaning", "allowed"), rows)
+    return _rows(("tool", "argument", "meaning", "allowed"), rows)
 
 
 def metrics() -> str:
@@ -91,7 +92,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings,
     "routes": routes,
-    "arguments": arguments,
+    "tools": tools,
     "metrics": metrics,
 }
 

@@ -7,6 +7,7 @@ the table in docs/reference.md is generated from it.
 from sidecar.config.reading import SettingRow, read_settings, setting_rows
 from sidecar.config.settings import (
     LOOPBACK_HOSTS,
+    JobSettings,
     ListenSettings,
     LogSettings,
     ModelSettings,
@@ -21,6 +22,7 @@ from sidecar.config.variables import VARIABLES, Variable
 __all__ = [
     "LOOPBACK_HOSTS",
     "VARIABLES",
+    "JobSettings",
     "ListenSettings",
     "LogSettings",
     "ModelSettings",

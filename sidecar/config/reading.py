@@ -11,6 +11,7 @@ from sidecar.config import parsers
 from sidecar.config.models_file import model_name, read_models_file
 from sidecar.config.settings import (
     LOOPBACK_HOSTS,
+    JobSettings,
     ListenSettings,
     LogSettings,
     ModelSettings,
@@ -47,6 +48,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             cleanup_interval=values["CLEANUP_INTERVAL"],
             max_image_bytes=values["MAX_IMAGE_BYTES"],
             cache_max_age=values["IMAGE_CACHE_MAX_AGE"],
+        ),
+        jobs=JobSettings(
+            response_budget=values["RESPONSE_BUDGET"],
+            ttl=values["JOB_TTL"],
+            lease_interval=values["JOB_LEASE_INTERVAL"],
         ),
         result_mode=values["RESULT_MODE"],
         log=LogSettings(level=values["LOG_LEVEL"], format=values["LOG_FORMAT"]),

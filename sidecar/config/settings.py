@@ -71,6 +71,15 @@ class StorageSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobSettings:
+    """Times in seconds."""
+
+    response_budget: float
+    ttl: float
+    lease_interval: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     level: LogLevel
     format: LogFormat
@@ -83,5 +92,6 @@ class Settings:
     listen: ListenSettings
     models: tuple[ModelSettings, ...]
     storage: StorageSettings
+    jobs: JobSettings
     result_mode: ResultMode
     log: LogSettings

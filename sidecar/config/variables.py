@@ -127,6 +127,31 @@ VARIABLES: tuple[Variable, ...] = (
         meaning="Generations waiting per model before new ones are refused.",
     ),
     Variable(
+        name="RESPONSE_BUDGET",
+        default="40s",
+        parse=parsers.positive_duration,
+        allowed=parsers.DURATION_ALLOWED + ", more than 0",
+        unit="seconds",
+        meaning="How long a tool call waits before it answers with a job handle. Several hosts end calls after 45 s.",
+    ),
+    Variable(
+        name="JOB_TTL",
+        default="7d",
+        parse=parsers.positive_duration,
+        allowed=parsers.DURATION_ALLOWED + ", more than 0",
+        unit="seconds",
+        meaning="Life of a generation's record and of its idempotency key.",
+    ),
+    Variable(
+        name="JOB_LEASE_INTERVAL",
+        default="15s",
+        parse=parsers.positive_duration,
+        allowed=parsers.DURATION_ALLOWED + ", more than 0",
+        unit="seconds",
+        meaning="How often a pod shows that it works on its generations. After three silent intervals another pod "
+        "takes over what was not begun and records as interrupted what was. The same in all pods of a store.",
+    ),
+    Variable(
         name="SHUTDOWN_GRACE",
         default=None,
         parse=parsers.duration,

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sidecar.config import ModelSettings
 from sidecar.core.generation_queue import ModelQueue, Place
-from sidecar.domain import GenerationRequest, ImageId, StoredImage
-from sidecar.errors import RuntimeTimedOut, ShuttingDown, SidecarError
+from sidecar.domain import GenerationRequest, ImageId, MissingImage, StoredImage
+from sidecar.errors import INTERNAL, RuntimeTimedOut, ShuttingDown, SidecarError, TakenElsewhere
 from sidecar.events import GenerationEnded, GenerationOutcome
 from sidecar.ports import Clock, Observer, Runtime
 
@@ -44,6 +44,10 @@ class Lane:
         return max(1.0, (self.estimate or _ASSUMED_SECONDS) / self.settings.concurrency)
 
 
+Admission = Callable[[], Awaitable[None]]
+"""What is awaited before the runtime is asked; raises to keep that from happening."""
+
+
 @dataclass(slots=True)
 class Predict:
     """One image of a generation. Times on the monotonic clock."""
@@ -51,6 +55,7 @@ class Predict:
     image_id: ImageId
     request: GenerationRequest
     turn: asyncio.Future[None]
+    admit: Admission
     task: asyncio.Task[StoredImage] = field(init=False)
     started: float | None = None
     abandoned: bool = False
@@ -79,15 +84,6 @@ class Progress:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """An image that did not come: which of the call's (from 1), and why."""
-
-    number: int
-    seed: int
-    error: SidecarError
-
-
 class Generation:
     """What `ImageService.submit` hands out."""
 
@@ -108,10 +104,10 @@ class Generation:
         return tuple(p.task.result() for p in self.predicts if p.task.done() and p.error is None)
 
     @property
-    def missing(self) -> tuple[Missing, ...]:
-        """The images that did not come within the caller's wait. An unexpected error is raised, not listed."""
+    def missing(self) -> tuple[MissingImage, ...]:
+        """The images that did not come within the time there was."""
         return tuple(
-            Missing(number, predict.request.seed, self._why_missing(predict))
+            self._missing(number, predict)
             for number, predict in enumerate(self.predicts, start=1)
             if not predict.task.done() or predict.error is not None
         )
@@ -130,6 +126,11 @@ class Generation:
             finished=sum(predict.task.done() for predict in self.predicts),
             total=len(self.predicts),
         )
+
+    @property
+    def begun(self) -> bool:
+        """Whether a slot of the runtime was given to any of its images."""
+        return any(predict.turn.done() and not predict.turn.cancelled() for predict in self.predicts)
 
     async def wait(self, seconds: float) -> bool:
         """Wait up to `seconds`; whether the caller's wait is over: every image has come, failed or is overdue."""
@@ -179,12 +180,17 @@ class Generation:
             return predict.started + timeout - now
         return max(self._place.joined, self._lane.queue.last_movement) + timeout - now
 
-    def _why_missing(self, predict: Predict) -> SidecarError:
-        error = predict.error
-        if isinstance(error, SidecarError):
-            return error
-        if error is not None:
-            raise error
+    def _missing(self, number: int, predict: Predict) -> MissingImage:
+        error = predict.error or self._overdue_error(predict)
+        known = isinstance(error, SidecarError)
+        return MissingImage(
+            number=number,
+            seed=predict.request.seed,
+            reason=error.reason if isinstance(error, SidecarError) else "internal",
+            message=str(error) if known else INTERNAL,
+        )
+
+    def _overdue_error(self, predict: Predict) -> RuntimeTimedOut:
         seconds = self._lane.settings.timeout
         if predict.started is None:
             return RuntimeTimedOut(
@@ -204,7 +210,8 @@ class Generation:
         if len(errors) < len(self.predicts):
             self._conclude("completed", None)
         else:
-            self._conclude("failed", getattr(errors[0], "reason", "internal"))
+            taken = isinstance(errors[0], TakenElsewhere)
+            self._conclude("cancelled" if taken else "failed", getattr(errors[0], "reason", "internal"))
 
     def _conclude(self, outcome: GenerationOutcome, reason: str | None) -> None:
         if self._concluded:

@@ -71,9 +71,14 @@ class ModelQueue:
         joined = next((place.joined for place in self._line if not place.started), None)
         return 0.0 if joined is None else self._clock.monotonic() - joined
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another generation may join."""
+        return self._taken < self._concurrency or self.waiting < self._limit
+
     def join(self, predicts: int, *, retry_after: float) -> Place:
         """Take the last place. Raises QueueFull with `retry_after` when there is no room."""
-        if self._taken >= self._concurrency and self.waiting >= self._limit:
+        if not self.has_room:
             raise QueueFull(
                 f"The queue is full ({self.waiting} waiting). Try again in about {retry_after:.0f} seconds.",
                 retry_after=retry_after,

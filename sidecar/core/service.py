@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from sidecar.config import StorageSettings
-from sidecar.core.generation import Generation, Lane, Predict
+from sidecar.core.generation import Admission, Generation, Lane, Predict
 from sidecar.domain import (
     ANONYMOUS,
     GeneratedImage,
@@ -19,9 +19,10 @@ from sidecar.domain import (
     RecordPage,
     StoredImage,
     expiry,
+    owner_tag,
 )
 from sidecar.errors import InvalidRequest, ShuttingDown, SidecarError, StorageFailure
-from sidecar.events import GenerationEnded, ImageLost, ImageStored, PredictEnded, PredictStarted
+from sidecar.events import Crashed, GenerationEnded, ImageLost, ImageStored, PredictEnded, PredictStarted
 from sidecar.ports import Clock, Observer, StagedFile, Storage, Thumbnailer
 
 THUMBNAIL_PIXELS = 512
@@ -65,21 +66,40 @@ class ImageService:
             raise InvalidRequest(f"model: there is no model of this name; available: {', '.join(self.lanes)}")
         return self.lanes[model]
 
-    def submit(self, requests: Sequence[GenerationRequest], owner: str = ANONYMOUS) -> Generation:
-        """Queue one generation of one image per request, all of one model.
+    def submit(
+        self,
+        requests: Sequence[GenerationRequest],
+        owner: str = ANONYMOUS,
+        image_ids: Sequence[ImageId] | None = None,
+        admit: Admission | None = None,
+    ) -> Generation:
+        """Queue one generation of one image per request, all of one model. The images get `image_ids`, or new ones.
 
-        Raises QueueFull, StorageFull or ShuttingDown before any work is begun.
+        `admit` is awaited when an image's turn has come, before its runtime is asked; it raises to keep that from
+        happening. Raises QueueFull, StorageFull or ShuttingDown before any work is begun.
         """
         lane = self.lane(requests[0].model)
+        ids = image_ids or self.mint(len(requests), owner)
         try:
-            return self._submit(lane, requests, owner)
+            return self._submit(lane, requests, owner, ids, admit or _at_once)
         except SidecarError as error:
             self._observer(
                 GenerationEnded(model=lane.settings.name, outcome="rejected", seconds=0.0, reason=error.reason)
             )
             raise
 
-    def _submit(self, lane: Lane, requests: Sequence[GenerationRequest], owner: str) -> Generation:
+    def mint(self, count: int, owner: str) -> tuple[ImageId, ...]:
+        """Ids for images to come."""
+        return tuple(ImageId.new(self._clock.now(), owner) for _ in range(count))
+
+    def _submit(
+        self,
+        lane: Lane,
+        requests: Sequence[GenerationRequest],
+        owner: str,
+        image_ids: Sequence[ImageId],
+        admit: Admission,
+    ) -> Generation:
         if self.draining:
             raise ShuttingDown("The sidecar is shutting down and takes no new generations.", retry_after=30)
         with ExitStack() as undo:
@@ -89,7 +109,10 @@ class ImageService:
             place = lane.queue.join(len(requests), retry_after=lane.retry_after)
             rooms = undo.pop_all()
         del reservations
-        predicts = [self._begin(lane, place.next_turn(), request, owner) for request in requests]
+        predicts = [
+            self._begin(lane, Predict(image_id, request, place.next_turn(), admit), owner)
+            for image_id, request in zip(image_ids, requests, strict=True)
+        ]
         whole = asyncio.gather(*(predict.task for predict in predicts), return_exceptions=True)
         whole.add_done_callback(lambda _: rooms.close())
         return Generation(lane, place, predicts, self._clock, self._observer)
@@ -99,8 +122,7 @@ class ImageService:
         width, height = lane.settings.default_size
         return min(self._settings.max_image_bytes, 4 * (request.width or width) * (request.height or height) + 65536)
 
-    def _begin(self, lane: Lane, turn: asyncio.Future[None], request: GenerationRequest, owner: str) -> Predict:
-        predict = Predict(ImageId.new(self._clock.now(), owner), request, turn)
+    def _begin(self, lane: Lane, predict: Predict, owner: str) -> Predict:
         predict.task = asyncio.create_task(self._make(lane, predict, owner), name=f"predict {predict.image_id}")
         self._predicts.add(predict.task)
         self._idle.clear()
@@ -114,6 +136,8 @@ class ImageService:
         if not self._predicts:
             self._idle.set()
         error = predict.error  # also marks the task's exception as seen
+        if error is not None and not isinstance(error, SidecarError):
+            self._observer(Crashed(what="predict", error=error))
         if predict.abandoned and predict.started is not None and error is not None:
             reason = error.reason if isinstance(error, SidecarError) else "internal"
             self._observer(ImageLost(model=predict.request.model, reason=reason, message=str(error)))
@@ -123,9 +147,10 @@ class ImageService:
         await predict.turn
         predict.started = self._clock.monotonic()
         waited = predict.started - queued
-        self._observer(PredictStarted(model=lane.settings.name, waited=waited))
         with ExitStack() as slot:
             slot.callback(lane.queue.release)
+            await predict.admit()
+            self._observer(PredictStarted(model=lane.settings.name, waited=waited))
             expected = self._expected_bytes(lane, predict.request)
             async with self._storage.stage(predict.image_id, expected) as staged:
                 image, seconds = await self._predict(lane, predict, staged)
@@ -222,8 +247,10 @@ class ImageService:
 
         return await self._storage.page(owner, limit=limit, cursor=cursor, matches=matches if model or wanted else None)
 
-    async def delete(self, image_id: ImageId) -> bool:
-        """Remove image, thumbnail and record; whether there was one. Raises StorageFailure."""
+    async def delete(self, image_id: ImageId, owner: str = ANONYMOUS) -> bool:
+        """Remove image, thumbnail and record; whether the owner had one. Raises StorageFailure."""
+        if image_id.owner_tag != owner_tag(owner):
+            return False
         self._thumbnails.drop(image_id)
         return (await self._storage.delete(image_id)).first
 
@@ -254,6 +281,10 @@ class ImageService:
                 await self._storage.put_thumbnail(image_id, data)
         self._thumbnails.put(image_id, data)
         return data
+
+
+async def _at_once() -> None:
+    """The admission of a generation that nobody else can have taken."""
 
 
 class _ByteCache:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from sidecar.domain import SweepReport
 from sidecar.errors import SidecarError
 from sidecar.events import StorageCounted, Swept
-from sidecar.ports import Clock, Observer, Storage
+from sidecar.ports import Clock, JobStore, Observer, Storage
 
 DELETIONS_PER_PASS = 10_000
 
@@ -16,8 +16,9 @@ DELETIONS_PER_PASS = 10_000
 class Sweeper:
     """One pass, by hand or every `interval` seconds."""
 
-    def __init__(self, storage: Storage, *, interval: float, clock: Clock, observer: Observer) -> None:
+    def __init__(self, storage: Storage, jobs: JobStore, *, interval: float, clock: Clock, observer: Observer) -> None:
         self._storage = storage
+        self._jobs = jobs
         self._interval = interval
         self._clock = clock
         self._observer = observer
@@ -66,6 +67,7 @@ class Sweeper:
     async def _tidy(self, counts: Counter[str]) -> None:
         now = self._clock.now()
         counts["leftovers_deleted"] += await self._storage.delete_leftovers(now)
+        counts["jobs_deleted"] += await self._jobs.delete_expired_jobs(now)
         inventory = await self._storage.take_inventory(now)
         counts["leftovers_deleted"] += inventory.orphans_deleted
         counts["errors"] += inventory.errors

@@ -12,6 +12,8 @@ from aiohttp import web
 from sidecar.errors import (
     ImageNotFound,
     InvalidRequest,
+    JobNotFound,
+    KeyConflict,
     QueueFull,
     RuntimeFailure,
     ShuttingDown,
@@ -20,10 +22,10 @@ from sidecar.errors import (
     UndecodablePicture,
 )
 
-INTERNAL = "Something went wrong inside the image server; its log tells what. Trying again may help."
-
 _HTTP_STATUS: tuple[tuple[type[SidecarError], int], ...] = (
     (ImageNotFound, 404),
+    (JobNotFound, 404),
+    (KeyConflict, 409),
     (InvalidRequest, 400),
     (QueueFull, 429),
     (ShuttingDown, 503),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from aiohttp import web
 
 from sidecar.config import Settings
+from sidecar.core.jobs import JobService
 from sidecar.core.readiness import Health
 from sidecar.core.service import ImageService
 from sidecar.observe.metrics import Metrics
 from sidecar.ports import Clock
 
 SETTINGS = web.AppKey("settings", Settings)
+JOBS = web.AppKey("jobs", JobService)
 SERVICE = web.AppKey("service", ImageService)
 METRICS = web.AppKey("metrics", Metrics)
 HEALTH = web.AppKey("health", Health)

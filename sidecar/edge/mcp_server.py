@@ -1,4 +1,4 @@
-"""The MCP server: the tools on the SDK's low-level server, for Streamable HTTP and for stdio alike.
+"""The MCP server: tools, resources, prompts and tasks on the SDK's low-level server, for Streamable HTTP and for stdio.
 
 Every request is complete in itself, in both protocol eras, so that any replica can answer any request.
 """
@@ -7,80 +7,157 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import mcp_types as types
 import structlog
+from mcp.server.caching import CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
+from mcp_types.methods import CacheableMethod
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from sidecar import __version__
 from sidecar.config import Settings
-from sidecar.core.generation import Progress
+from sidecar.core.jobs import JobService, JobView
 from sidecar.core.service import ImageService
-from sidecar.edge.errors_map import INTERNAL
-from sidecar.edge.tools import generate_image, results
-from sidecar.edge.tools.tool import Call, Tool
-from sidecar.errors import SidecarError, bounded
+from sidecar.edge import prompts, resources, tasks
+from sidecar.edge.tools import TOOLS
+from sidecar.edge.tools.presentation import presentation
+from sidecar.edge.tools.results import where_it_stands
+from sidecar.edge.tools.tool import Call, Tool, ToolResult
+from sidecar.errors import INTERNAL, ImageNotFound, InvalidRequest, SidecarError, bounded
 
 MAX_BODY_BYTES = 256 * 1024
 
 INSTRUCTIONS = """\
 This server paints images with its operator's own diffusion models. Use generate_image when the user wants a picture,
-and show the user the link in its result. Images are deleted when their time is up; the result says when."""
+and show the user the link in its result. When a result says queued or working, wait with get_generation. Images are
+deleted when their time is up; the result says when."""
+
+_LASTING = CacheHint(ttl_ms=300_000, scope="public")
+_CACHE_HINTS: dict[CacheableMethod, CacheHint] = {
+    "server/discover": _LASTING,
+    "tools/list": _LASTING,
+    "prompts/list": _LASTING,
+    "resources/templates/list": _LASTING,
+    "resources/list": CacheHint(ttl_ms=2_000, scope="private"),
+    "resources/read": CacheHint(ttl_ms=60_000, scope="private"),
+}
+_RESOURCE_NOT_FOUND = -32002  # until 2025-11-25; from 2026-07-28 on it is INVALID_PARAMS (SEP-2164)
 
 _log = structlog.stdlib.get_logger("sidecar.mcp")
 _Context = ServerRequestContext[Any, Any]
+_R = TypeVar("_R")
 
 
 class ImageMCPServer:
-    """Registers the tools. `own_url` gives this server's address for callers that name none (stdio)."""
+    """Registers everything. `own_url` gives this server's address for callers that name none (stdio)."""
 
-    def __init__(self, service: ImageService, settings: Settings, own_url: Callable[[], str]) -> None:
+    def __init__(self, service: ImageService, jobs: JobService, settings: Settings, own_url: Callable[[], str]) -> None:
         self._service = service
+        self._jobs = jobs
         self._settings = settings
         self._own_url = own_url
-        self._tools: dict[str, Tool[Any]] = {tool.definition.name: tool for tool in _tools()}
+        self._tools: dict[str, Tool[Any]] = {tool.definition.name: tool for tool in TOOLS}
         self.server: Server[Any] = Server(
             "mcp-image-sidecar",
             version=__version__,
             title="Image generation",
             instructions=INSTRUCTIONS,
+            cache_hints=_CACHE_HINTS,
             on_list_tools=self._list_tools,
             on_call_tool=self._call_tool,
+            on_list_resources=self._list_resources,
+            on_list_resource_templates=self._list_resource_templates,
+            on_read_resource=self._read_resource,
+            on_list_prompts=self._list_prompts,
+            on_get_prompt=self._get_prompt,
+            on_completion=self._complete,
             get_tool_input_schema=lambda _name: None,  # no argument of ours is mirrored in an Mcp-Param header
         )
+        tasks.register(self.server, self._call)
+
+    # --- tools --------------------------------------------------------------------------------------------------------
 
     async def _list_tools(
         self, _context: _Context, _params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[tool.definition for tool in self._tools.values()])
 
-    async def _call_tool(self, context: _Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def _call_tool(self, context: _Context, params: types.CallToolRequestParams) -> Any:
+        """A CallToolResult, or a task in the wire's own shape, which the SDK's types do not know."""
         tool = self._tools.get(params.name)
         if tool is None:
             known = ", ".join(self._tools)
             raise MCPError(types.INVALID_PARAMS, f"Unknown tool {bounded(params.name, 60)!r}; this server has {known}.")
-        call = Call(
+        return await _answered(params.name, self._run(tool, context, dict(params.arguments or {})))
+
+    async def _run(self, tool: Tool[Any], context: _Context, arguments: dict[str, Any]) -> ToolResult:
+        try:
+            call = self._call(context)
+        except InvalidRequest as error:
+            return tool.failed(error)
+        return await tool.call(call, arguments)
+
+    # --- resources ----------------------------------------------------------------------------------------------------
+
+    async def _list_resources(
+        self, context: _Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListResourcesResult:
+        cursor = params.cursor if params is not None else None
+        return await _answered("resources/list", resources.list_images(self._call(context), cursor))
+
+    async def _list_resource_templates(
+        self, _context: _Context, _params: types.PaginatedRequestParams | None
+    ) -> types.ListResourceTemplatesResult:
+        return resources.templates()
+
+    async def _read_resource(
+        self, context: _Context, params: types.ReadResourceRequestParams
+    ) -> types.ReadResourceResult:
+        try:
+            return await _answered("resources/read", resources.read_image(self._call(context), str(params.uri)))
+        except ImageNotFound as error:
+            modern = context.protocol_version in MODERN_PROTOCOL_VERSIONS
+            code = types.INVALID_PARAMS if modern else _RESOURCE_NOT_FOUND
+            raise MCPError(code, error.message, data={"uri": bounded(str(params.uri), 200)}) from None
+
+    # --- prompts ------------------------------------------------------------------------------------------------------
+
+    async def _list_prompts(
+        self, _context: _Context, _params: types.PaginatedRequestParams | None
+    ) -> types.ListPromptsResult:
+        return prompts.listed()
+
+    async def _get_prompt(self, context: _Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
+        try:
+            return prompts.rendered(self._call(context), params.name, params.arguments or {})
+        except InvalidRequest as error:
+            raise MCPError(types.INVALID_PARAMS, error.message) from None
+
+    async def _complete(self, context: _Context, params: types.CompleteRequestParams) -> types.CompleteResult:
+        return await _answered("completion/complete", prompts.completed(self._call(context), params))
+
+    # --- a call -------------------------------------------------------------------------------------------------------
+
+    def _call(self, context: _Context) -> Call:
+        """Raises InvalidRequest for an MCP URL with switches that mean nothing."""
+        query = context.request.query_params if context.request is not None else {}
+        return Call(
             service=self._service,
+            jobs=self._jobs,
             settings=self._settings,
             base_url=self._base_url(context),
+            presentation=presentation(query, self._settings.result_mode),
+            takes_tasks=tasks.declared(context),
             report=_Reporter(context).report,
         )
-        try:
-            return await tool.call(call, dict(params.arguments or {}))
-        except SidecarError as error:
-            return results.failed(error)
-        except MCPError:
-            raise
-        except Exception:
-            _log.exception("a tool failed", tool=params.name)
-            raise MCPError(types.INTERNAL_ERROR, INTERNAL) from None
 
     def _base_url(self, context: _Context) -> str:
         """What links start with: PUBLIC_BASE_URL, or the Host this call came to (which the guard has let through)."""
@@ -90,6 +167,21 @@ class ImageMCPServer:
         return f"{context.request.url.scheme}://{host}" if context.request is not None and host else self._own_url()
 
 
+async def _answered(what: str, work: Awaitable[_R]) -> _R:
+    """Outside of tool results, what a caller can mend is INVALID_PARAMS; the unknown is logged and told in general."""
+    try:
+        return await work
+    except (MCPError, ImageNotFound):
+        raise
+    except InvalidRequest as error:
+        raise MCPError(types.INVALID_PARAMS, error.message) from None
+    except SidecarError as error:
+        raise MCPError(types.INTERNAL_ERROR, error.message) from None
+    except Exception:
+        _log.exception("an MCP request failed", what=what)
+        raise MCPError(types.INTERNAL_ERROR, INTERNAL) from None
+
+
 class _Reporter:
     """Progress for one call. The number is seconds since its start and only grows, as the protocol demands."""
 
@@ -97,21 +189,9 @@ class _Reporter:
         self._session = context.session
         self._started = asyncio.get_running_loop().time()
 
-    async def report(self, progress: Progress) -> None:
+    async def report(self, view: JobView) -> None:
         elapsed = asyncio.get_running_loop().time() - self._started
-        await self._session.report_progress(round(elapsed, 3), None, _sentence(progress))
-
-
-def _sentence(progress: Progress) -> str:
-    if progress.phase == "queued":
-        return f"queued, {progress.ahead} ahead"
-    done = f", {progress.finished} of {progress.total} done" if progress.total > 1 else ""
-    about = f" of about {progress.estimate:.0f} s" if progress.estimate is not None else " s"
-    return f"generating, {progress.elapsed:.0f}{about}{done}"
-
-
-def _tools() -> Iterable[Tool[Any]]:
-    return (generate_image.TOOL,)
+        await self._session.report_progress(round(elapsed, 3), None, where_it_stands(view))
 
 
 @asynccontextmanager

@@ -12,10 +12,10 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 from opentelemetry import context, propagate
 
-from sidecar.edge.errors_map import INTERNAL, http_answer
+from sidecar.edge.errors_map import http_answer
 from sidecar.edge.guard import Handler
 from sidecar.edge.keys import METRICS
-from sidecar.errors import SidecarError
+from sidecar.errors import INTERNAL, SidecarError
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _METHODS = frozenset(

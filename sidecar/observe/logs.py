@@ -14,10 +14,12 @@ import structlog
 
 from sidecar.config import LogSettings
 from sidecar.events import (
+    Crashed,
     Event,
     GenerationEnded,
     ImageLost,
     ImageStored,
+    JobTakenOver,
     PredictRetried,
     PredictStarted,
     RuntimeSeen,
@@ -95,6 +97,8 @@ class EventLog:
             PredictRetried: self._on_predict_retried,
             ImageStored: self._on_image_stored,
             ImageLost: self._on_image_lost,
+            Crashed: self._on_crashed,
+            JobTakenOver: self._on_job_taken_over,
             StorageOperation: self._on_storage_operation,
             RuntimeSeen: self._on_runtime_seen,
             Swept: self._on_swept,
@@ -136,6 +140,13 @@ class EventLog:
         self._log.debug(
             "why there is no image", model=event.model, detail=event.message
         )  # a runtime may echo the prompt
+
+    def _on_crashed(self, event: Crashed) -> None:
+        self._log.error("something failed unexpectedly", what=event.what, exc_info=event.error)
+
+    def _on_job_taken_over(self, event: JobTakenOver) -> None:
+        deed = "adopted a generation" if event.adopted else "recorded a generation as interrupted"
+        self._log.warning(f"{deed} whose pod had fallen silent", model=event.model)
 
     def _on_storage_operation(self, event: StorageOperation) -> None:
         if event.outcome not in ("ok", "image_not_found", "invalid_request"):

@@ -1,8 +1,7 @@
 """Images in a directory: an emptyDir, or a volume that several pods share.
 
 Whatever is visible is complete: files are written under `staging/` with this process's name on them, synced, then
-renamed into place, the record last. All disk work runs on threads of the store's own, each call under a deadline, so a
-volume that stalls costs an error and not the event loop.
+renamed into place, the record last.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import secrets
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +17,6 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from io import FileIO
 from pathlib import Path
-from typing import Any, TypeVar
 
 from sidecar.domain import (
     Deletion,
@@ -33,44 +29,42 @@ from sidecar.domain import (
     owner_tag,
     sortable_time,
 )
-from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure, StorageFull
-from sidecar.events import StorageOperation
+from sidecar.errors import ImageNotFound, InvalidRequest, StorageFailure, StorageFull
 from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Observer, RecordFilter
 from sidecar.storages import disk, keys
+from sidecar.storages.directory import Directory, failure_of
 from sidecar.storages.file_inventory import ShardCount, ShardInventory
+from sidecar.storages.file_jobs import FileJobs
 from sidecar.storages.records import decode_record, encode_record
 
-_T = TypeVar("_T")
-
-_DEADLINE_SECONDS = 30.0
-_THREADS = 8
 _WRITE_BYTES = 2 * 1024 * 1024
 _VECTORS = 512  # pieces written at once; the kernel takes 1024
 _CACHED_RECORDS = 2048
 _CACHE_SECONDS = 1.0  # how long a record is believed without a look at the disk: another pod may have deleted it
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _IMAGE_EXTENSIONS = tuple(keys.extension(media_type) for media_type in ("image/png", "image/jpeg", "image/webp"))
 
 
 class FileStorage:
     """The `Storage` port on a directory. `max_bytes` bounds it; None leaves that to the volume."""
 
-    backend = "file"
+    backend = Directory.backend
 
     def __init__(self, root: Path, *, max_bytes: int | None, clock: Clock, observer: Observer) -> None:
         self._root = root
+        self._directory = Directory(root, observer)
         self._max_bytes = max_bytes
         self._clock = clock
         self._observer = observer
         self._inventory = ShardInventory(root)
-        self._instance = secrets.token_hex(6)
         self._staged: dict[Path, _StagedFile] = {}
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="file-store")
         self._cache: OrderedDict[ImageId, tuple[float, StoredImage]] = OrderedDict()
         self._used = 0
         self._reserved = 0
-        self._was_writable = False
-        self._on_a_mount = False
+
+    @property
+    def jobs(self) -> FileJobs:
+        """The generations kept beside the images."""
+        return FileJobs(self._directory)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[FileStorage]:
@@ -82,7 +76,7 @@ class FileStorage:
                     await self.take_inventory(self._clock.now())
             yield self
         finally:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._directory.close()
 
     # --- an image on its way in ---------------------------------------------------------------------------------------
 
@@ -102,15 +96,15 @@ class FileStorage:
 
     @asynccontextmanager
     async def stage(self, image_id: ImageId, expected: int) -> AsyncIterator[_StagedFile]:
-        path = self._root / "staging" / f"{self._instance}-{image_id}.part"
-        opening = asyncio.ensure_future(self._run("stage", self._open_staged, path, expected))
+        path = self._root / "staging" / f"{self._directory.instance}-{image_id}.part"
+        opening = asyncio.ensure_future(self._directory.run("stage", self._open_staged, path, expected))
         staged = None
         with ExitStack() as rooms:
             try:
                 staged = _StagedFile(
                     path,
                     await asyncio.shield(opening),
-                    self._threads,
+                    self._directory.threads,
                     expected,
                     lambda more: rooms.enter_context(self.reserve(more)),
                 )
@@ -123,7 +117,7 @@ class FileStorage:
                     await asyncio.shield(self._discard(path, opening))
 
     def _open_staged(self, path: Path, expected: int) -> FileIO:
-        self._require_volume()
+        self._directory.require_volume()
         room = os.statvfs(self._root)
         if room.f_bavail * room.f_frsize < expected or (room.f_files and not room.f_favail):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -132,10 +126,10 @@ class FileStorage:
     async def _discard(self, path: Path, opening: asyncio.Future[FileIO]) -> None:
         """Also where the caller left while the file was being opened. A committed file is no longer at `path`."""
         with contextlib.suppress(StorageFailure):
-            await self._run("discard", _close_and_unlink, await opening, path)
+            await self._directory.run("discard", _close_and_unlink, await opening, path)
 
     async def commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
-        stored = await self._run("commit", self._commit, image, record)
+        stored = await self._directory.run("commit", self._commit, image, record)
         self._used += image.size_bytes
         self._remember(stored)
         return stored
@@ -147,13 +141,13 @@ class FileStorage:
         try:
             staged = self._staged[image.path]
             staged.finish()
-            self._place(image.path, final)
+            self._directory.place(image.path, final)
             staged.committed = True
             if record.expires is not None:
                 placed.append(self._root / keys.expiry_key(record.expires, image_id))
-                self._in_directory(placed[-1], Path.touch)
+                self._directory.in_directory(placed[-1], Path.touch)
             disk.sync(final.parent)
-            self._write(self._root / keys.record_key(image_id), encode_record(record))
+            self._directory.write(self._root / keys.record_key(image_id), encode_record(record))
         except OSError:
             for path in placed:
                 with contextlib.suppress(OSError):
@@ -161,50 +155,12 @@ class FileStorage:
             raise
         return StoredImage(record=record, path=final)
 
-    def _write(self, final: Path, data: bytes) -> None:
-        """Write a small file so that it is either whole or absent, also after a power cut."""
-        part = self._root / "staging" / f"{self._instance}-{secrets.token_hex(8)}.part"
-        try:
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            self._place(part, final)
-            disk.sync(final.parent)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-
-    def _place(self, source: Path, final: Path) -> None:
-        self._in_directory(final, source.rename)
-
-    def _in_directory(self, path: Path, action: Callable[[Path], object]) -> None:
-        """Do something to `path`, making its shard first if need be; another pod may be removing empty shards."""
-        for _ in range(3):
-            try:
-                action(path)
-                return
-            except FileNotFoundError:
-                self._make_shard(path.parent)
-        action(path)
-
-    def _make_shard(self, shard: Path) -> None:
-        """Make a directory below the root; never the root itself, whose absence means that the volume is gone."""
-        self._require_volume()
-        shard.mkdir(parents=True, exist_ok=True)
-
-    def _require_volume(self) -> None:
-        """Raise OSError where the directory is gone: a missing volume is neither an empty store nor one to write to."""
-        os.stat(f"{self._root}/.")  # noqa: PTH116 - a Path would drop the dot, which only a directory answers to
-        if self._on_a_mount and not os.path.ismount(self._root):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, image_id: ImageId) -> StoredImage:
         stored = self._recall(image_id)
         if stored is None:
-            stored = await self._run("get", self._read, image_id)
+            stored = await self._directory.run("get", self._read, image_id)
             self._remember(stored)
         if stored.record.expired(self._clock.now()):
             raise ImageNotFound
@@ -214,7 +170,7 @@ class FileStorage:
         try:
             record = decode_record((self._root / keys.record_key(image_id)).read_bytes())
         except (FileNotFoundError, ValueError):
-            self._require_volume()
+            self._directory.require_volume()
             raise ImageNotFound from None
         path = self._root / keys.image_key(image_id, record.picture.media_type)
         if not path.exists():
@@ -222,18 +178,18 @@ class FileStorage:
         return StoredImage(record=record, path=path)
 
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
-        return await self._run("get", disk.bytes_or_none, self._root / keys.thumbnail_key(image_id))
+        return await self._directory.run("get", disk.bytes_or_none, self._root / keys.thumbnail_key(image_id))
 
     async def put_thumbnail(self, image_id: ImageId, data: bytes) -> None:
         path = self._root / keys.thumbnail_key(image_id)
         with self.reserve(len(data)):
-            replaced = await self._run("commit", self._replace, path, data)
+            replaced = await self._directory.run("commit", self._replace, path, data)
         self._used += len(data) - replaced
 
     def _replace(self, path: Path, data: bytes) -> int:
         """Bytes of what was there before."""
         before = disk.size_or_none(path)
-        self._write(path, data)
+        self._directory.write(path, data)
         return before or 0
 
     async def page(
@@ -242,10 +198,10 @@ class FileStorage:
         tag = owner_tag(owner)
         if cursor is not None and not _is_cursor(cursor, tag):
             raise InvalidRequest("cursor: not one that this server gave; leave it out to start with the newest image.")
-        return await self._run("list", self._page, tag, limit, cursor, matches)
+        return await self._directory.run("list", self._page, tag, limit, cursor, matches)
 
     def _page(self, tag: str, limit: int, cursor: str | None, matches: RecordFilter | None) -> RecordPage:
-        self._require_volume()
+        self._directory.require_volume()
         now = self._clock.now()
         records: list[ImageRecord] = []
         last = None
@@ -276,7 +232,7 @@ class FileStorage:
     # --- deleting -----------------------------------------------------------------------------------------------------
 
     async def delete(self, image_id: ImageId) -> Deletion:
-        return self._forget(image_id, await self._run("delete", self._delete, image_id))
+        return self._forget(image_id, await self._directory.run("delete", self._delete, image_id))
 
     def _delete(self, image_id: ImageId) -> Deletion:
         try:
@@ -286,7 +242,7 @@ class FileStorage:
         return self._remove(image_id, keys.expiry_key(expires, image_id) if expires else None)
 
     async def delete_expired(self, expired: ExpiredImage) -> Deletion:
-        deletion = await self._run("delete", self._remove, expired.image_id, expired.key)
+        deletion = await self._directory.run("delete", self._remove, expired.image_id, expired.key)
         return self._forget(expired.image_id, deletion)
 
     def _remove(self, image_id: ImageId, expiry_key: str | None) -> Deletion:
@@ -308,18 +264,18 @@ class FileStorage:
 
     async def expired(self, now: datetime) -> AsyncIterator[ExpiredImage]:
         last_shard = sortable_time(now)[: keys.SHARD_DIGITS]
-        for shard in await self._run("list", disk.names, self._root / "expiry"):
+        for shard in await self._directory.run("list", disk.names, self._root / "expiry"):
             if shard > last_shard:
                 return
             directory = self._root / "expiry" / shard
-            for name in await self._run("list", disk.names, directory):
+            for name in await self._directory.run("list", disk.names, directory):
                 entry = keys.expiry_of_name(name)
                 if entry is not None and entry[0] <= now:
                     yield ExpiredImage(entry[1], f"expiry/{shard}/{name}")
-            await self._run("list", disk.remove_if_old_and_empty, directory, now.timestamp())
+            await self._directory.run("list", disk.remove_if_old_and_empty, directory, now.timestamp())
 
     async def delete_leftovers(self, now: datetime) -> int:
-        return await self._run("delete", self._delete_leftovers, now.timestamp() - disk.LEFTOVER_SECONDS)
+        return await self._directory.run("delete", self._delete_leftovers, now.timestamp() - disk.LEFTOVER_SECONDS)
 
     def _delete_leftovers(self, before: float) -> int:
         staging = self._root / "staging"
@@ -328,9 +284,9 @@ class FileStorage:
     async def take_inventory(self, now: datetime) -> Inventory:
         total = ShardCount()
         used_before = self._used
-        for shard in await self._run("list", self._inventory.shards):
-            total += await self._run("inventory", self._inventory.count, shard, now.timestamp())
-        free_bytes = await self._run("inventory", self._free_bytes)
+        for shard in await self._directory.run("list", self._inventory.shards):
+            total += await self._directory.run("inventory", self._inventory.count, shard, now.timestamp())
+        free_bytes = await self._directory.run("inventory", self._free_bytes)
         self._used = total.size + max(0, self._used - used_before)  # what came meanwhile may not have been counted
         return Inventory(
             images=total.images,
@@ -341,48 +297,12 @@ class FileStorage:
         )
 
     def _free_bytes(self) -> int:
-        self._require_volume()
+        self._directory.require_volume()
         room = os.statvfs(self._root)
         return room.f_bavail * room.f_frsize
 
     async def check(self) -> None:
-        await self._run("check", self._check)
-
-    def _check(self) -> None:
-        if not self._was_writable:
-            self._root.mkdir(parents=True, exist_ok=True)
-        self._require_volume()
-        (self._root / "staging").mkdir(exist_ok=True)
-        probe = self._root / "staging" / f"{self._instance}-probe.part"
-        probe.write_bytes(b"writable")
-        probe.unlink()
-        self._was_writable = True
-        self._on_a_mount = os.path.ismount(self._root)
-
-    # --- one way to the disk ------------------------------------------------------------------------------------------
-
-    async def _run(self, operation: str, work: Callable[..., _T], *arguments: Any) -> _T:
-        """Run `work` on a thread of the store, timed, bounded, its OSErrors translated."""
-        started = time.perf_counter()
-        outcome = "ok"
-        try:
-            async with asyncio.timeout(_DEADLINE_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
-        except TimeoutError as error:
-            outcome = "timed_out"
-            raise StorageFailure("The image store does not answer at the moment.", retry_after=30) from error
-        except OSError as error:
-            failure = _failure(error)
-            outcome = failure.reason
-            raise failure from error
-        except SidecarError as error:
-            outcome = error.reason
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            self._observer(
-                StorageOperation(backend=self.backend, operation=operation, outcome=outcome, seconds=seconds)
-            )
+        await self._directory.run("check", self._directory.check)
 
     def _recall(self, image_id: ImageId) -> StoredImage | None:
         cached = self._cache.get(image_id)
@@ -456,19 +376,12 @@ class _StagedFile:
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except OSError as error:
-            raise _failure(error) from error
+            raise failure_of(error) from error
 
 
 def _close_and_unlink(file: FileIO, path: Path) -> None:
     file.close()
     path.unlink(missing_ok=True)
-
-
-def _failure(error: OSError) -> StorageFailure:
-    reason = os.strerror(error.errno) if error.errno else type(error).__name__
-    if error.errno in _NO_ROOM:
-        return StorageFull("The image store's disk is full. Delete images that are no longer needed.", retry_after=60)
-    return StorageFailure(f"The image store cannot be used at the moment ({reason}).", retry_after=30)
 
 
 def _is_cursor(cursor: str, tag: str) -> bool:

@@ -3,6 +3,9 @@
     records/{owner}/{shard}/{name}.json    newest first: the time in shard and name is reversed
     images/{shard}/{id}.png                beside it {id}.thumbnail.webp
     expiry/{shard}/{time}-{id}             an empty entry a sweep finds by the time it names
+    jobs/open/{job}.json                   what to do; beside it {job}.lease-{attempt} and {job}.begun
+    jobs/done/{shard}/{job}.json           the same with how it ended
+    jobs/keys/{digest}.json                an idempotency key's job
     staging/{instance}-{id}.part           local only: files under way
 
 A shard is the first five of nine base-32 time digits, about 17 minutes. Listing the newest N reads the first shards of
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sidecar.domain import TIME_DIGITS, ImageId, reverse_digits, sortable_time, time_from_sortable
+from sidecar.domain import TIME_DIGITS, ImageId, JobId, reverse_digits, sortable_time, time_from_sortable
 from sidecar.errors import ImageNotFound
 
 SHARD_DIGITS = 5
@@ -76,3 +79,27 @@ def expiry_of_name(name: str) -> tuple[datetime, ImageId] | None:
         return time_from_sortable(digits), ImageId.parse(text)
     except (ValueError, OverflowError, OSError, ImageNotFound):
         return None
+
+
+OPEN_JOBS = "jobs/open"
+DONE_JOBS = "jobs/done"
+
+
+def open_job_key(job_id: JobId) -> str:
+    return f"{OPEN_JOBS}/{job_id}.json"
+
+
+def lease_key(job_id: JobId, attempt: int) -> str:
+    return f"{OPEN_JOBS}/{job_id}.lease-{attempt}"
+
+
+def begun_key(job_id: JobId) -> str:
+    return f"{OPEN_JOBS}/{job_id}.begun"
+
+
+def done_job_key(job_id: JobId) -> str:
+    return f"{DONE_JOBS}/{job_id.text[:SHARD_DIGITS]}/{job_id}.json"
+
+
+def idempotency_key(digest: str) -> str:
+    return f"jobs/keys/{digest}.json"

@@ -69,7 +69,7 @@ def _record(document: dict[str, Any]) -> ImageRecord:
         schema_version=document["schema_version"],
         image_id=ImageId.parse(document["image_id"]),
         owner=_of(document["owner"], str),
-        request=_request(document["request"]),
+        request=decode_request(document["request"]),
         picture=Picture(media_type=media_type, width=_of(document["width"], int), height=_of(document["height"], int)),
         size_bytes=_of(document["size_bytes"], int),
         sha256=_matching(_SHA256, document["sha256"]),
@@ -82,7 +82,8 @@ def _record(document: dict[str, Any]) -> ImageRecord:
     )
 
 
-def _request(document: dict[str, Any]) -> GenerationRequest:
+def decode_request(document: dict[str, Any]) -> GenerationRequest:
+    """Raises TypeError, KeyError or AttributeError for anything but a request."""
     return GenerationRequest(
         **{key: _of(document[key], *kinds) for key, kinds in _REQUEST_KINDS.items() if key in document}
     )

@@ -12,10 +12,11 @@ from pydantic import Field, field_validator, model_validator
 
 from sidecar.core.generation import Lane
 from sidecar.domain import SEED_LIMIT, GenerationRequest
-from sidecar.edge.tools.results import GenerationModel, completed, failed
-from sidecar.edge.tools.tool import Arguments, Call, Tool, input_schema
+from sidecar.edge.tools.results import GenerationModel, failed_generation, generation_result
+from sidecar.edge.tools.task_result import created
+from sidecar.edge.tools.tool import Arguments, Call, Tool, ToolResult, input_schema
+from sidecar.edge.tools.waiting import Waiting
 
-PROGRESS_SECONDS = 1.0
 SMALLEST_SIDE, LARGEST_SIDE, SIDE_STEP = 64, 2048, 8
 
 AspectRatio = Literal["1:1", "3:2", "2:3", "4:3", "3:4", "16:9", "9:16", "21:9"]
@@ -69,6 +70,15 @@ class GenerateImageArguments(Arguments):
     model: Annotated[
         str | None, Field(max_length=63, description="Which model, where there are several. Leave out for the default.")
     ] = None
+    idempotency_key: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="Any text of yours, 1 to 200 characters. Repeating a call with the same key and arguments "
+            "gives the same images instead of new ones, also after a lost connection.",
+        ),
+    ] = None
     result: Annotated[
         Literal["link", "thumbnail", "full"] | None,
         Field(description="What comes besides text and link: nothing, a preview, or the whole image if it fits."),
@@ -86,6 +96,7 @@ class GenerateImageArguments(Arguments):
         "num_images": "1 to 4",
         "model": "the name of a model this server has",
         "result": "link, thumbnail, full",
+        "idempotency_key": "a text of 1 to 200 characters",
     }
 
     @field_validator("width", "height", "num_inference_steps", "guidance_scale", "seed", "num_images", mode="before")
@@ -113,20 +124,30 @@ def _side(length: float) -> int:
     return min(LARGEST_SIDE, max(SMALLEST_SIDE, round(length / SIDE_STEP) * SIDE_STEP))
 
 
-async def generate_image(call: Call, arguments: GenerateImageArguments) -> types.CallToolResult:
-    """Queue, wait, and tell of progress. A caller who leaves takes along what is still queued, and only that."""
+async def generate_image(call: Call, arguments: GenerateImageArguments) -> ToolResult:
+    """Take the generation on and wait for it, telling of progress; past RESPONSE_BUDGET answer with its handle.
+
+    The handle is a task for clients that take tasks. A caller who leaves before that takes along what is still queued,
+    unless an idempotency key lets it come back.
+    """
+    waiting = Waiting(call)
     requests = _requests(arguments, call.service.lane(arguments.model))
-    generation = call.service.submit(requests)
+    job_id = await call.jobs.submit(
+        requests,
+        owner=call.owner,
+        key=arguments.idempotency_key,
+        arguments=arguments.model_dump_json(exclude={"result", "idempotency_key"}, exclude_defaults=True),
+    )
     try:
-        while not await generation.wait(PROGRESS_SECONDS):
-            await call.report(generation.progress)
+        view = await waiting.for_job(job_id)
+        if not view.ended:
+            view = await call.jobs.handle(job_id, call.owner)
     except asyncio.CancelledError:
-        generation.abandon()
+        call.jobs.leave(job_id)
         raise
-    if not generation.images:
-        return failed(generation.missing[0].error)
-    mode = arguments.result or call.settings.result_mode
-    return await completed(call, generation.images, generation.missing, mode, arguments.num_images)
+    if call.takes_tasks and not view.ended:
+        return created(view, call.settings.jobs.ttl)
+    return await generation_result(call, view, arguments.result)
 
 
 def _requests(arguments: GenerateImageArguments, lane: Lane) -> list[GenerationRequest]:
@@ -155,9 +176,10 @@ Paint a new image from a text prompt with this server's own diffusion model, and
 
 Use it whenever the user asks for a picture, illustration, photo, logo draft or variation to be made. Write the prompt
 in English unless the model is known to take other languages: subject first, then style, light, composition. Leave out
-every parameter that the user did not ask for; the model's own defaults are good. It takes seconds to minutes; wait for
-the answer and do not call again while it runs. Show the user the link from the result. To vary an image, call again
-with another seed; to repeat it, use the same seed and parameters."""
+every parameter that the user did not ask for; the model's own defaults are good. It takes seconds to minutes. When the
+result's status is queued or working, the image is still to come: call get_generation with the job_id, and do not call
+generate_image again. Show the user the link from the result. To vary an image, call again with another seed; to repeat
+it, use the same seed and parameters."""
 
 TOOL = Tool(
     definition=types.Tool(
@@ -176,4 +198,5 @@ TOOL = Tool(
     ),
     arguments=GenerateImageArguments,
     function=generate_image,
+    failed=failed_generation,
 )

@@ -17,11 +17,11 @@ import pybase64
 from pydantic import BaseModel, Field
 
 from sidecar.config import ResultMode
-from sidecar.core.generation import Missing
+from sidecar.core.jobs import JobView
 from sidecar.core.service import THUMBNAIL_BYTES
 from sidecar.domain import ImageRecord, StoredImage
 from sidecar.edge.tools.tool import Call
-from sidecar.errors import SidecarError, UndecodablePicture
+from sidecar.errors import INTERNAL, SidecarError, UndecodablePicture
 from sidecar.storages.keys import extension
 
 IMAGE_BLOCK_CHARACTERS = 100_000
@@ -48,12 +48,14 @@ class ImageModel(BaseModel):
 
 
 class GenerationModel(BaseModel):
-    """The outcome of a generation."""
+    """Where a generation stands, and its images once it has any."""
 
     status: Literal["queued", "working", "completed", "failed", "cancelled"]
+    job_id: str | None = Field(description="For get_generation and cancel_generation; null where nothing was begun.")
     images: list[ImageModel]
     message: str | None = Field(
-        description="What the user should know besides: parameters not applied, images missing, what went wrong."
+        description="What the user should know besides: what to do next, parameters not applied, images missing, "
+        "what went wrong."
     )
 
 
@@ -61,30 +63,75 @@ def image_url(base_url: str, record: ImageRecord) -> str:
     return f"{base_url}/images/{record.image_id}.{extension(record.picture.media_type)}"
 
 
-async def completed(
-    call: Call, images: Sequence[StoredImage], missing: Sequence[Missing], mode: ResultMode, total: int
-) -> types.CallToolResult:
-    """The result of a generation that gave at least one image."""
-    blocks, notes = await _image_blocks(call, images, mode)
-    notes = [*_notes(images, missing, total), *notes]
-    models = [_image_model(call.base_url, stored.record) for stored in images]
-    message = " ".join(notes) or None
-    text = "\n".join([_headline(images), *(_line(call.base_url, stored.record) for stored in images), *notes])
-    links = [_link(call.base_url, stored.record) for stored in images]
+async def generation_result(call: Call, view: JobView, mode: ResultMode | None = None) -> types.CallToolResult:
+    """A job as the result of a tool call; `mode` overrides what the caller's URL and the settings say."""
+    if view.images and view.ended:
+        return await _completed(call, view, mode or call.presentation.mode)
+    message = _message(view)
+    structured = GenerationModel(
+        status=view.status, job_id=str(view.job_id) if view.job_id else None, images=[], message=message
+    )
+    return types.CallToolResult(
+        content=[types.TextContent(text=message if view.ended else f"{message} job_id: {view.job_id}")],
+        structured_content=structured.model_dump(),
+        is_error=view.status == "failed",
+    )
+
+
+async def _completed(call: Call, view: JobView, mode: ResultMode) -> types.CallToolResult:
+    blocks, notes = await _image_blocks(call, view.images, mode if call.presentation.image else "link")
+    notes = [*_notes(view), *notes]
+    models = [image_model(call.base_url, stored.record) for stored in view.images]
+    text = "\n".join([_headline(view.images), *(_line(call.base_url, stored.record) for stored in view.images), *notes])
+    links = [_link(call.base_url, stored.record) for stored in view.images] if call.presentation.resource_link else []
     content: list[types.ContentBlock] = [types.TextContent(text=text), *links, *blocks]
-    structured = GenerationModel(status="completed", images=models, message=message)
+    structured = GenerationModel(
+        status="completed",
+        job_id=str(view.job_id) if view.job_id else None,
+        images=models,
+        message=" ".join(notes) or None,
+    )
     return types.CallToolResult(content=content, structured_content=structured.model_dump())
 
 
 def failed(error: SidecarError) -> types.CallToolResult:
     """The result of a call that gave nothing: one sentence on what to change."""
-    structured = GenerationModel(status="failed", images=[], message=error.message)
-    return types.CallToolResult(
-        content=[types.TextContent(text=error.message)], structured_content=structured.model_dump(), is_error=True
+    return types.CallToolResult(content=[types.TextContent(text=error.message)], is_error=True)
+
+
+def failed_generation(error: SidecarError) -> types.CallToolResult:
+    """The same for tools whose result is a generation."""
+    structured = GenerationModel(status="failed", job_id=None, images=[], message=error.message)
+    return failed(error).model_copy(update={"structured_content": structured.model_dump()})
+
+
+def _message(view: JobView) -> str:
+    """For a job without an image to show."""
+    if view.status == "completed":
+        return (
+            "The generation was completed, but its images have expired or been deleted. To make them anew, call "
+            "generate_image again, with another idempotency_key if you use one."
+        )
+    if view.ended:
+        return view.message or INTERNAL
+    return (
+        f"The image is not ready yet ({where_it_stands(view)}). It goes on by itself: call get_generation with this "
+        "job_id to wait for it, and do not call generate_image again for it."
     )
 
 
-def _image_model(base_url: str, record: ImageRecord) -> ImageModel:
+def where_it_stands(view: JobView) -> str:
+    """A few words on a job that has not ended."""
+    progress = view.progress
+    if view.status == "queued":
+        return f"queued, {progress.ahead} ahead" if progress is not None else "queued"
+    estimate = progress.estimate if progress is not None else None
+    about = f" of about {estimate:.0f} s" if estimate is not None else " s"
+    done = f", {progress.finished} of {progress.total} done" if progress and progress.total > 1 else ""
+    return f"generating, {view.elapsed:.0f}{about}{done}"
+
+
+def image_model(base_url: str, record: ImageRecord) -> ImageModel:
     return ImageModel(
         image_id=record.image_id.text,
         url=image_url(base_url, record),
@@ -97,8 +144,8 @@ def _image_model(base_url: str, record: ImageRecord) -> ImageModel:
         model=record.request.model,
         seed=record.request.seed,
         seed_applied=record.seed_applied,
-        created_at=_rfc3339(record.created),
-        expires_at=_rfc3339(record.expires) if record.expires else None,
+        created_at=rfc3339(record.created),
+        expires_at=rfc3339(record.expires) if record.expires else None,
     )
 
 
@@ -108,14 +155,16 @@ def _headline(images: Sequence[StoredImage]) -> str:
 
 
 def _line(base_url: str, record: ImageRecord) -> str:
-    until = f", available until {_rfc3339(record.expires)}" if record.expires else ""
+    until = f", available until {rfc3339(record.expires)}" if record.expires else ""
     size = f"{record.picture.width}×{record.picture.height}"
     return f"{image_url(base_url, record)} ({size}, seed {record.request.seed}{until})"
 
 
-def _notes(images: Sequence[StoredImage], missing: Sequence[Missing], total: int) -> list[str]:
-    record = images[0].record
-    notes = [f"Image {gap.number} of {total} (seed {gap.seed}) is missing: {gap.error.message}" for gap in missing]
+def _notes(view: JobView) -> list[str]:
+    record = view.images[0].record
+    notes = [f"Image {gap.number} of {view.total} (seed {gap.seed}) is missing: {gap.message}" for gap in view.missing]
+    if view.gone:
+        notes.append(f"{view.gone} of {view.total} images have expired or been deleted.")
     if record.dropped_parameters:
         notes.append(f"The runtime does not take {', '.join(record.dropped_parameters)}; the image was made without.")
     asked = (record.request.width, record.request.height)
@@ -166,5 +215,5 @@ async def _image_blocks(
     return blocks, list(dict.fromkeys(notes))
 
 
-def _rfc3339(moment: datetime) -> str:
+def rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

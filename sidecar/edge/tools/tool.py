@@ -10,9 +10,14 @@ import mcp_types as types
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sidecar.config import Settings
-from sidecar.core.generation import Progress
+from sidecar.core.jobs import JobService, JobView
 from sidecar.core.service import ImageService
-from sidecar.errors import InvalidRequest, bounded
+from sidecar.domain import ANONYMOUS
+from sidecar.edge.tools.presentation import Presentation
+from sidecar.errors import InvalidRequest, SidecarError, bounded
+
+ToolResult = types.CallToolResult | dict[str, Any]
+"""What a tool answers; a dict is a task in its wire shape."""
 
 
 class Arguments(BaseModel):
@@ -31,19 +36,31 @@ class Call:
     """What a tool function may use: the parts, where images are reached from outside, and a way to tell of progress."""
 
     service: ImageService
+    jobs: JobService
     settings: Settings
     base_url: str
-    report: Callable[[Progress], Awaitable[None]]
+    presentation: Presentation
+    takes_tasks: bool
+    report: Callable[[JobView], Awaitable[None]]
+    owner: str = ANONYMOUS
 
 
 @dataclass(frozen=True, slots=True)
 class Tool(Generic[A]):
     definition: types.Tool
     arguments: type[A]
-    function: Callable[[Call, A], Awaitable[types.CallToolResult]]
+    function: Callable[[Call, A], Awaitable[ToolResult]]
+    failed: Callable[[SidecarError], types.CallToolResult]
+    """The result that tells of an error, in the shape of this tool's results."""
 
-    async def call(self, call: Call, arguments: dict[str, Any]) -> types.CallToolResult:
-        """Check the arguments and run. Raises InvalidRequest naming every argument that is wrong."""
+    async def call(self, call: Call, arguments: dict[str, Any]) -> ToolResult:
+        """Check the arguments and run. An argument that is wrong is named with what is allowed."""
+        try:
+            return await self._run(call, arguments)
+        except SidecarError as error:
+            return self.failed(error)
+
+    async def _run(self, call: Call, arguments: dict[str, Any]) -> ToolResult:
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
             checked = self.arguments.model_validate(given)

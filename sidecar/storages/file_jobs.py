@@ -1,0 +1,233 @@
+"""Generations in a directory, beside the images.
+
+    jobs/open/{job}.json             what to do; written once
+    jobs/open/{job}.lease-{attempt}  who works on it and that it lives; until it is first renewed the job's own holder
+    jobs/open/{job}.begun            made once, before the runtime is asked; whoever makes it decides what happens
+    jobs/done/{shard}/{job}.json     the job with its result; made once, and only then the open files go
+    jobs/keys/{digest}.json          which job an idempotency key belongs to; made once
+
+Every "once" is a `link` of a finished file, so of several pods exactly one succeeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+from sidecar.domain import TIME_DIGITS, JobId, JobRecord, JobResult, Lease, StoredJob, is_image_id, time_from_sortable
+from sidecar.errors import JobNotFound
+from sidecar.storages import disk, keys
+from sidecar.storages.directory import Directory
+from sidecar.storages.job_records import (
+    decode_job,
+    decode_key,
+    decode_lease,
+    encode_job,
+    encode_key,
+    encode_lease,
+)
+
+_DELETIONS_PER_PASS = 10_000
+
+
+class FileJobs:
+    """The `JobStore` port on a directory."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._root = directory.root
+
+    # --- one job ------------------------------------------------------------------------------------------------------
+
+    async def offer(self, record: JobRecord) -> None:
+        path = self._root / keys.open_job_key(record.job_id)
+        await self._directory.run("offer", self._directory.create_once, path, encode_job(record))
+
+    async def withdraw(self, job_id: JobId) -> None:
+        await self._directory.run("withdraw", self._remove_open, job_id)
+
+    async def win_key(self, record: JobRecord) -> JobId:
+        return await self._directory.run("win_key", self._win_key, record)
+
+    def _win_key(self, record: JobRecord) -> JobId:
+        path = self._root / keys.idempotency_key(record.key_digest or "")
+        while not self._directory.create_once(path, encode_key(record.job_id)):
+            holder = self._key_holder(path)
+            if holder is not None and self._exists(holder):
+                return holder
+            disk.unlink(path)  # it belongs to no job any more
+        return record.job_id
+
+    async def key_holder(self, key_digest: str) -> JobId | None:
+        return await self._directory.run("key_holder", self._key_holder, self._root / keys.idempotency_key(key_digest))
+
+    def _key_holder(self, path: Path) -> JobId | None:
+        data = disk.bytes_or_none(path)
+        with contextlib.suppress(ValueError):
+            return None if data is None else decode_key(data)
+        return None
+
+    def _exists(self, job_id: JobId) -> bool:
+        return (self._root / keys.open_job_key(job_id)).exists() or (self._root / keys.done_job_key(job_id)).exists()
+
+    async def claim(self, lease: Lease) -> bool:
+        path = self._root / keys.lease_key(lease.job_id, lease.attempt)
+        return await self._directory.run("claim", self._directory.create_once, path, encode_lease(lease))
+
+    async def renew(self, lease: Lease) -> None:
+        await self._directory.run("renew", self._renew, lease)
+
+    def _renew(self, lease: Lease) -> None:
+        if (self._root / keys.open_job_key(lease.job_id)).exists():  # it may have been acknowledged meanwhile
+            self._directory.write(self._root / keys.lease_key(lease.job_id, lease.attempt), encode_lease(lease))
+
+    async def begin(self, lease: Lease) -> bool:
+        path = self._root / keys.begun_key(lease.job_id)
+        return await self._directory.run("begin", self._begin, path, lease)
+
+    def _begin(self, path: Path, lease: Lease) -> bool:
+        """A job that has ended, or was withdrawn, cannot begin."""
+        job_exists = (self._root / keys.open_job_key(lease.job_id)).exists()
+        return job_exists and self._directory.create_once(path, encode_lease(lease))
+
+    async def acknowledge(self, record: JobRecord, result: JobResult) -> bool:
+        return await self._directory.run("acknowledge", self._acknowledge, record, result)
+
+    def _acknowledge(self, record: JobRecord, result: JobResult) -> bool:
+        path = self._root / keys.done_job_key(record.job_id)
+        ours = self._directory.create_once(path, encode_job(record, result))
+        self._remove_open(record.job_id)
+        return ours
+
+    def _remove_open(self, job_id: JobId) -> None:
+        """The job itself first: from then on nobody takes it up."""
+        disk.unlink(self._root / keys.open_job_key(job_id))
+        directory = self._root / keys.OPEN_JOBS
+        attempt = 1
+        while disk.unlink(self._root / keys.lease_key(job_id, attempt)) is not None or attempt == 1:
+            attempt += 1
+        disk.unlink(directory / f"{job_id}.begun")
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    async def read(self, job_id: JobId) -> StoredJob:
+        return await self._directory.run("read", self._read, job_id)
+
+    def _read(self, job_id: JobId) -> StoredJob:
+        """Twice, because a job that is being acknowledged moves from one place to the other."""
+        for _ in range(2):
+            if (done := self._read_done(job_id)) is not None:
+                return done
+            if (unfinished := self._read_open(job_id, self._attempt(job_id))) is not None:
+                return unfinished
+        self._directory.require_volume()
+        raise JobNotFound
+
+    def _read_done(self, job_id: JobId) -> StoredJob | None:
+        data = disk.bytes_or_none(self._root / keys.done_job_key(job_id))
+        with contextlib.suppress(ValueError):
+            if data is not None:
+                record, result = decode_job(data)
+                attempt = result.attempt if result else 1
+                lease = Lease(job_id=job_id, attempt=attempt, holder=record.holder)
+                return StoredJob(record=record, lease=lease, begun=True, result=result)
+        return None
+
+    def _attempt(self, job_id: JobId) -> int:
+        """The newest lease's number; the first one is always there in spirit."""
+        attempt = 1
+        while (self._root / keys.lease_key(job_id, attempt + 1)).exists():
+            attempt += 1
+        return attempt
+
+    def _read_open(self, job_id: JobId, attempt: int) -> StoredJob | None:
+        data = disk.bytes_or_none(self._root / keys.open_job_key(job_id))
+        if data is None:
+            return None
+        try:
+            record, _ = decode_job(data)
+        except ValueError:
+            return None
+        begun = record.begun or (self._root / keys.begun_key(job_id)).exists()
+        return StoredJob(record=record, lease=self._lease(record, attempt), begun=begun)
+
+    def _lease(self, record: JobRecord, attempt: int) -> Lease:
+        data = disk.bytes_or_none(self._root / keys.lease_key(record.job_id, attempt))
+        with contextlib.suppress(ValueError):
+            if data is not None:
+                return decode_lease(record.job_id, attempt, data)
+        return Lease(job_id=record.job_id, attempt=attempt, holder=record.holder)
+
+    async def unfinished(self) -> list[StoredJob]:
+        return await self._directory.run("list", lambda: list(self._unfinished()))
+
+    def _unfinished(self) -> Iterator[StoredJob]:
+        names = disk.names(self._root / keys.OPEN_JOBS)
+        attempts = _attempts(names)
+        for name in names:
+            text = name.removesuffix(".json")
+            if text == name or not is_image_id(text):
+                continue
+            job = self._read_open(JobId(text), attempts.get(text, 1))
+            if job is not None:
+                yield job
+
+    # --- upkeep -------------------------------------------------------------------------------------------------------
+
+    async def delete_expired_jobs(self, now: datetime) -> int:
+        return await self._directory.run("delete", self._delete_expired, now)
+
+    def _delete_expired(self, now: datetime) -> int:
+        """Oldest first, up to the first shard with a job whose time has not come: the rest is younger still."""
+        self._tidy_open(now)
+        deleted = 0
+        for name in self._old_shards(now):
+            shard = self._root / keys.DONE_JOBS / name
+            outcomes = [self._delete_if_expired(shard / entry, now) for entry in disk.names(shard)]
+            deleted += outcomes.count(True)
+            if False in outcomes or deleted >= _DELETIONS_PER_PASS:
+                break
+            disk.remove_if_old_and_empty(shard, now.timestamp())
+        return deleted
+
+    def _tidy_open(self, now: datetime) -> None:
+        """Leases renewed in the moment their job ended."""
+        directory = self._root / keys.OPEN_JOBS
+        names = disk.names(directory)
+        jobs = {name.removesuffix(".json") for name in names if name.endswith(".json")}
+        for name in names:
+            text = name.split(".", 1)[0]
+            if is_image_id(text) and text not in jobs:
+                disk.unlink_older(directory / name, now.timestamp() - disk.LEFTOVER_SECONDS)
+
+    def _old_shards(self, now: datetime) -> Iterator[str]:
+        """No job is deleted in the shard it was made in."""
+        for name in disk.names(self._root / keys.DONE_JOBS):
+            if keys.is_shard(name) and time_from_sortable(name.ljust(TIME_DIGITS, "z")) < now:
+                yield name
+
+    def _delete_if_expired(self, path: Path, now: datetime) -> bool | None:
+        """Whether it was deleted; None for what is no job of ours."""
+        try:
+            record, _ = decode_job(disk.bytes_or_none(path) or b"")
+        except ValueError:
+            return None
+        if record.expires > now:
+            return False
+        if record.key_digest is not None:
+            key = self._root / keys.idempotency_key(record.key_digest)
+            if self._key_holder(key) == record.job_id:
+                disk.unlink(key)
+        return disk.unlink(path) is not None
+
+
+def _attempts(names: Iterable[str]) -> dict[str, int]:
+    """The newest attempt of each job that has a lease file."""
+    attempts: dict[str, int] = {}
+    for name in names:
+        text, _, number = name.partition(".lease-")
+        if number.isdecimal():
+            attempts[text] = max(attempts.get(text, 1), int(number))
+    return attempts
