@@ -34,7 +34,7 @@ async def test_an_image_comes_with_everything_a_browser_and_a_cache_need(sidecar
     assert headers["Accept-Ranges"] == "bytes"
     assert headers["Cache-Control"] == "private, max-age=300"
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Content-Security-Policy"] == "default-src 'none'"
+    assert headers["Content-Security-Policy"] == "default-src 'none'; style-src 'unsafe-inline'"
     assert headers["Content-Disposition"].startswith('inline; filename="image-20')
     assert headers["Content-Disposition"].endswith('.png"')
     assert parsedate_to_datetime(headers["Last-Modified"]).isoformat()[:19] == image["created_at"][:19]

@@ -151,7 +151,7 @@ def _lasting_headers(image_id: ImageId, created: datetime, etag: str, media_type
         hdrs.ACCEPT_RANGES: "bytes",
         hdrs.CONTENT_DISPOSITION: f'inline; filename="image-{created:%Y%m%d-%H%M%S}-{image_id.text[-6:]}.{extension}"',
         "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "default-src 'none'",
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",  # a browser's own view of a picture
     }
 
 
