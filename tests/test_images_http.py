@@ -196,7 +196,8 @@ async def test_an_expired_image_is_gone_at_its_time_though_nobody_has_swept(star
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
-async def test_images_are_only_read(method: str, sidecar: Sidecar) -> None:
+async def test_images_are_only_read(method: str, start_sidecar: StartSidecar) -> None:
+    sidecar = await start_sidecar(GALLERY="off")  # whose pages may delete
     image = await sidecar.made()
     assert (await sidecar.get(image["url"], method=method))[0].status == 405
 

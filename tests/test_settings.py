@@ -39,6 +39,7 @@ WRONG = {
     "ALLOWED_HOSTS": "http://example.org",
     "ALLOWED_ORIGINS": "example.org",
     "RESULT_MODE": "picture",
+    "GALLERY": "yes",
     "AUTH_MODE": "password",
     "LOG_LEVEL": "chatty",
     "LOG_FORMAT": "xml",
