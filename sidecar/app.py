@@ -20,7 +20,7 @@ from sidecar.core.jobs import JobService
 from sidecar.core.readiness import Health, RuntimeWatch, StorageWatch
 from sidecar.core.service import ImageService
 from sidecar.core.sweeper import Sweeper
-from sidecar.edge import health, images_http, keys, metrics_http
+from sidecar.edge import gallery, health, images_http, keys, metrics_http
 from sidecar.edge.asgi_bridge import ASGIBridge
 from sidecar.edge.guard import ConnectionLimit, HostGuard
 from sidecar.edge.mcp_server import ImageMCPServer, session_manager
@@ -54,6 +54,8 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> web.Applica
     app[OWN_URL] = []
     app.router.add_post("/mcp", _mcp)
     app.router.add_routes([*images_http.routes(), *health.routes()])
+    if settings.listen.gallery:
+        app.router.add_routes(gallery.routes())
     if settings.listen.metrics_port is None:
         app.router.add_routes(metrics_http.routes())
     app.cleanup_ctx.append(_parts)

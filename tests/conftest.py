@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import hypothesis
 import pytest
 from mcp.client import Client
 from yarl import URL
@@ -18,6 +19,9 @@ from sidecar.core.service import ImageService
 from sidecar.edge import keys
 from sidecar.serving import Running, running
 from tests.fake_kserve import FakeKServe
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 TOOL_NAMES = [
     "generate_image",

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -269,6 +270,7 @@ def test_the_demonstration_makes_an_image_and_says_what_it_is(tmp_path: Path) ->
     assert "not a diffusion model" in said
     assert "generating, " in said
     assert f":{port}/" not in said  # it was taken, so the next free one
+    assert re.search(r"^Gallery   http://127\.0\.0\.1:\d+/$", said, re.MULTILINE)
     for line in ("Claude Code   claude mcp add", "VS Code       code --add-mcp", "Cursor        in .cursor/mcp.json"):
         assert line in said
     (png,) = tmp_path.rglob("*.png")

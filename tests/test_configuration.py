@@ -37,6 +37,7 @@ CONTRACT_DEFAULTS = {
     "RESULT_MODE": "thumbnail",
     "ALLOWED_HOSTS": None,
     "ALLOWED_ORIGINS": None,
+    "GALLERY": "auto",
     "AUTH_MODE": "none",
     "METRICS_LISTEN_PORT": None,
     "LOG_LEVEL": "info",

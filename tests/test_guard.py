@@ -62,6 +62,13 @@ async def test_probes_metrics_and_images_are_open_to_any_host(path: str, sidecar
     assert response.status != 421
 
 
+@pytest.mark.parametrize("path", ["/livez", "/drained", "/metrics", SOME_IMAGE])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+async def test_what_is_open_to_any_host_may_only_be_read(method: str, path: str, sidecar: Sidecar) -> None:
+    response, _ = await sidecar.get(path, method=method, headers={"Host": "10.1.2.3:8000"})
+    assert response.status == 421
+
+
 @pytest.mark.parametrize("path", ["/", "/mcp", "/nothing", "/imagesx", "/images"])
 async def test_everything_else_is_not(path: str, sidecar: Sidecar) -> None:
     assert (await sidecar.get(path, headers={"Host": "10.1.2.3:8000"}))[0].status == 421

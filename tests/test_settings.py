@@ -42,6 +42,7 @@ WRONG = {
     "RESPONSE_BUDGET": "0",
     "JOB_TTL": "a week",
     "JOB_LEASE_INTERVAL": "0s",
+    "GALLERY": "yes",
     "AUTH_MODE": "password",
     "LOG_LEVEL": "chatty",
     "LOG_FORMAT": "xml",

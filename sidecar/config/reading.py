@@ -18,6 +18,7 @@ from sidecar.config.settings import (
     Secret,
     Settings,
     StorageSettings,
+    is_loopback,
 )
 from sidecar.config.variables import VARIABLES, Variable
 from sidecar.errors import BadConfiguration, bounded
@@ -113,6 +114,7 @@ def _listen(values: Mapping[str, Any], models: tuple[ModelSettings, ...]) -> Lis
         allowed_hosts=(*LOOPBACK_HOSTS, *public_hosts, *(values["ALLOWED_HOSTS"] or ())),
         allowed_origins=(*public_origins, *(values["ALLOWED_ORIGINS"] or ())),
         shutdown_grace=max(model.timeout for model in models) + 10 if grace is None else grace,
+        gallery=values["GALLERY"] == "on" or (values["GALLERY"] == "auto" and is_loopback(values["LISTEN_HOST"])),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,14 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 def own_address(host: str) -> str:
     """Where a process on this machine reaches a server that listens on `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - recognised, not bound
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server that listens on `host` is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,7 @@ class ListenSettings:
     allowed_hosts: tuple[str, ...]
     allowed_origins: tuple[str, ...]
     shutdown_grace: float
+    gallery: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -252,6 +252,15 @@ VARIABLES: tuple[Variable, ...] = (
         "a message. A call's `result` argument overrides it.",
     ),
     Variable(
+        name="GALLERY",
+        default="auto",
+        parse=parsers.one_of("auto", "on", "off"),
+        allowed="auto, on, off",
+        unit="name",
+        meaning="Pages at / that show and delete images. auto: on when listening on loopback. They show every prompt "
+        "to whoever reaches them, so a public proxy in front is a reason for off.",
+    ),
+    Variable(
         name="AUTH_MODE",
         default="none",
         parse=parsers.one_of("none"),

@@ -36,7 +36,7 @@ async def demo(environment: Mapping[str, str], *, once: bool) -> int:
         async with running(settings) as sidecar:
             _say(f"The sidecar listens at {sidecar.url}, beside a {DISCLAIMER}.")
             image = await _make_one(f"{sidecar.url}/mcp")
-            _say(_how_to_connect(sidecar.url, image))
+            _say(_how_to_connect(sidecar.url, image, f"{sidecar.url}/" if settings.listen.gallery else "off (GALLERY)"))
             stop = asyncio.Event()
             if not once:
                 _say("Serving until Ctrl-C.")
@@ -60,12 +60,13 @@ async def _make_one(url: str) -> str:
     return str(structured["images"][0]["url"])
 
 
-def _how_to_connect(url: str, image: str) -> str:
+def _how_to_connect(url: str, image: str, gallery: str) -> str:
     mcp = f"{url}/mcp"
     vscode = json.dumps({"name": "images", "type": "http", "url": mcp})
     cursor = json.dumps({"mcpServers": {"images": {"url": mcp}}})
     return f"""
 Image     {image}
+Gallery   {gallery}
 MCP       {mcp}
 Metrics   {url}/metrics
 

@@ -37,8 +37,14 @@ _HTTP_STATUS: tuple[tuple[type[SidecarError], int], ...] = (
 
 def http_answer(error: SidecarError) -> web.Response:
     """The HTTP answer for an error of ours."""
+    status, headers = http_status(error)
+    return web.json_response({"error": error.message, "reason": error.reason}, status=status, headers=headers)
+
+
+def http_status(error: SidecarError) -> tuple[int, dict[str, str]]:
+    """Status and headers for an error of ours, whatever its body is made of."""
     status = next((status for kind, status in _HTTP_STATUS if isinstance(error, kind)), 500)
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     if error.retry_after is not None and status in (429, 503):
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    return web.json_response({"error": error.message, "reason": error.reason}, status=status, headers=headers)
+    return status, headers

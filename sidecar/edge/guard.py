@@ -1,8 +1,8 @@
 """Who may talk to us: the Host we answer to, the Origins that may act, and how many connections there may be.
 
 A page of elsewhere that a name server points at this address (DNS rebinding) arrives with its own Host; a page that
-posts across origins arrives with its own Origin. Probes, metrics and images are open to any Host: kubelets and scrapers
-use the pod's address, and an image's address is its key.
+posts across origins arrives with its own Origin. Probes, metrics and images may be read under any Host: kubelets and
+scrapers use the pod's address, and an image's address is its key.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ class HostGuard:
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.headers.get("Host", "").lower()
-        if not request.path.startswith(OPEN_TO_ANY_HOST) and not self._answers_to(host):
+        read = request.method in _SAFE_METHODS
+        if not (read and request.path.startswith(OPEN_TO_ANY_HOST)) and not self._answers_to(host):
             return _refuse(421, "does not answer to the Host", host, "ALLOWED_HOSTS")
         origin = request.headers.get("Origin")
-        if origin is not None and request.method not in _SAFE_METHODS and not self._may_act(origin.lower(), host):
+        if origin is not None and not read and not self._may_act(origin.lower(), host):
             return _refuse(403, "may not be called by pages of the Origin", origin, "ALLOWED_ORIGINS")
         return await handler(request)
 

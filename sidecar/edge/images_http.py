@@ -38,7 +38,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def image(request: web.Request) -> web.StreamResponse:
-    stored = await request.app[SERVICE].get(_image_id(request))
+    stored = await request.app[SERVICE].get(image_id_of(request))
     record = stored.record
     headers = _headers(request, record, record.sha256, record.picture.media_type)
     plan = _plan(request, etag=record.sha256, modified=record.created, size=record.size_bytes)
@@ -52,7 +52,7 @@ async def image(request: web.Request) -> web.StreamResponse:
 
 
 async def thumbnail(request: web.Request) -> web.StreamResponse:
-    service, image_id = request.app[SERVICE], _image_id(request)
+    service, image_id = request.app[SERVICE], image_id_of(request)
     record = (await service.get(image_id)).record
     etag = f"{record.sha256}-thumbnail"
     headers = _headers(request, record, etag, "image/webp")
@@ -66,7 +66,8 @@ async def thumbnail(request: web.Request) -> web.StreamResponse:
     return web.Response(status=plan.status, headers=headers, body=data[plan.start : plan.start + plan.length])
 
 
-def _image_id(request: web.Request) -> ImageId:
+def image_id_of(request: web.Request) -> ImageId:
+    """The id in the route, with or without a file extension. Raises ImageNotFound."""
     return ImageId.parse(_EXTENSION.sub("", request.match_info["image_id"]))
 
 
@@ -151,7 +152,7 @@ def _lasting_headers(image_id: ImageId, created: datetime, etag: str, media_type
         hdrs.ACCEPT_RANGES: "bytes",
         hdrs.CONTENT_DISPOSITION: f'inline; filename="image-{created:%Y%m%d-%H%M%S}-{image_id.text[-6:]}.{extension}"',
         "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "default-src 'none'",
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",  # a browser's own view of a picture
     }
 
 
