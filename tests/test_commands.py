@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from PIL import Image
 
 from sidecar import __version__
+from sidecar.clients import client_configurations, for_terminal
 from sidecar.demo.painter import paint
 from tests.conftest import ERAS
 from tests.fake_kserve import FakeKServe, say, succeed_when
@@ -269,8 +271,8 @@ def test_the_demonstration_makes_an_image_and_says_what_it_is(tmp_path: Path) ->
     assert "not a diffusion model" in said
     assert "generating, " in said
     assert f":{port}/" not in said  # it was taken, so the next free one
-    for line in ("Claude Code   claude mcp add", "VS Code       code --add-mcp", "Cursor        in .cursor/mcp.json"):
-        assert line in said
+    (mcp_url,) = re.findall(r"^MCP +(\S+)$", said, re.MULTILINE)
+    assert for_terminal(client_configurations(mcp_url)) in said
     (png,) = tmp_path.rglob("*.png")
     with Image.open(png) as image:
         assert (image.size, f"/images/{png.name}" in said) == ((512, 512), True)
