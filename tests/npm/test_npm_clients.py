@@ -57,6 +57,7 @@ class NpmClient:
     async def _inspect(self, era: str, method: str, params: Params) -> dict[str, Any]:
         target = ("--cli", self._url, "--transport", "http", "--protocol-era", era)
         done = await node(INSPECTOR, *target, "--format", "json", *_options(method, params), home=self._home)
+        assert done.output, done
         result: dict[str, Any] = json.loads(done.output)["result"]
         assert done.code == (_TOOL_FAILED if result.get("isError") else 0), done
         return result
