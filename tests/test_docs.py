@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -54,6 +55,15 @@ def test_the_locks_pin_by_hash_and_hold_no_address() -> None:
         text = (ROOT / name).read_text()
         assert "://" not in text
         assert text.count("==") <= text.count("--hash=sha256:")
+
+
+def test_the_npm_packages_are_pinned_and_say_why_they_are_here() -> None:
+    packages = json.loads((ROOT / "tests" / "npm" / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    for alias, pinned in packages.items():
+        exact = re.fullmatch(r"(?:npm:(.+)@)?\d+\.\d+\.\d+(?:-[a-z]+\.\d+)?", pinned)
+        assert exact, pinned
+        assert (exact[1] or alias) in text
 
 
 def test_the_changelog_has_a_place_for_what_comes_next() -> None:

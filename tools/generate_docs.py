@@ -1,6 +1,6 @@
-"""Write the tables of docs/reference.md from the code, or with --check say whether they are up to date.
+"""Write the generated parts of the documents from the code, or with --check say whether they are up to date.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+A part, mostly a table, stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from sidecar.app import create_app
 from sidecar.cli import build_parser
+from sidecar.clients import ClientConfiguration, client_configurations
 from sidecar.config import VARIABLES, read_settings
 from sidecar.core.generation_queue import ModelQueue
 from sidecar.edge.tools import TOOLS
@@ -20,7 +21,8 @@ from sidecar.observe.metrics import Metrics
 from sidecar.ports import SystemClock
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "docs" / "reference.md",)
+PAGES = (ROOT / "README.md", ROOT / "docs" / "reference.md", ROOT / "docs" / "clients.md")
+MCP_URL = "http://localhost:8000/mcp"
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -88,17 +90,40 @@ def metrics() -> str:
     return _rows(("metric", "type", "labels", "meaning"), rows)
 
 
+def connect() -> str:
+    """The same as `clients` as one table, for the README."""
+    return _rows(("client", "what to do"), (_line(configuration) for configuration in client_configurations(MCP_URL)))
+
+
+def _line(configuration: ClientConfiguration) -> tuple[str, str]:
+    anchor = configuration.name.lower().replace(" ", "-")
+    texts = (f"`{text}`" for text in configuration.text.splitlines())
+    return f"[{configuration.name}](docs/clients.md#{anchor})", "<br>".join((configuration.how, *texts))
+
+
+def clients() -> str:
+    return "\n".join(_section(configuration) for configuration in client_configurations(MCP_URL))
+
+
+def _section(configuration: ClientConfiguration) -> str:
+    link = f"\n    {configuration.link}\n" if configuration.link else ""
+    fence = f"```{configuration.language}\n{configuration.text}\n```\n"
+    return f"## {configuration.name}\n\n{configuration.how}\n\n{fence}{link}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings,
     "routes": routes,
     "tools": tools,
     "metrics": metrics,
+    "connect": connect,
+    "clients": clients,
 }
 
 
 def rendered(page: str) -> str:
-    """The page with every table made anew."""
+    """The page with every generated part made anew."""
     return _TABLE.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], page)
 
 

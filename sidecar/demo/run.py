@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import socket
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 from mcp.client import Client
 
+from sidecar.clients import client_configurations, for_terminal
 from sidecar.config import Settings, read_settings
 from sidecar.demo.painter import DISCLAIMER
 from sidecar.observe.logs import configure_logging
@@ -62,17 +62,13 @@ async def _make_one(url: str) -> str:
 
 def _how_to_connect(url: str, image: str, gallery: str) -> str:
     mcp = f"{url}/mcp"
-    vscode = json.dumps({"name": "images", "type": "http", "url": mcp})
-    cursor = json.dumps({"mcpServers": {"images": {"url": mcp}}})
     return f"""
 Image     {image}
 Gallery   {gallery}
 MCP       {mcp}
 Metrics   {url}/metrics
 
-Claude Code   claude mcp add --transport http images {mcp}
-VS Code       code --add-mcp '{vscode}'
-Cursor        in .cursor/mcp.json: {cursor}
+{for_terminal(client_configurations(mcp))}
 """
 
 
