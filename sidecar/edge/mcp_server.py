@@ -13,6 +13,7 @@ from typing import Any
 
 import mcp_types as types
 import structlog
+from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -24,6 +25,7 @@ from sidecar.config import Settings
 from sidecar.core.generation import Progress
 from sidecar.core.service import ImageService
 from sidecar.edge.errors_map import INTERNAL
+from sidecar.edge.mcp_app.app import APP_URI, origin, read_app
 from sidecar.edge.tools import generate_image, results
 from sidecar.edge.tools.tool import Call, Tool
 from sidecar.errors import SidecarError, bounded
@@ -53,8 +55,10 @@ class ImageMCPServer:
             instructions=INSTRUCTIONS,
             on_list_tools=self._list_tools,
             on_call_tool=self._call_tool,
+            on_read_resource=self._read_resource,
             get_tool_input_schema=lambda _name: None,  # no argument of ours is mirrored in an Mcp-Param header
         )
+        self.server.extensions[EXTENSION_ID] = {"mimeTypes": [APP_MIME_TYPE]}
 
     async def _list_tools(
         self, _context: _Context, _params: types.PaginatedRequestParams | None
@@ -81,6 +85,13 @@ class ImageMCPServer:
         except Exception:
             _log.exception("a tool failed", tool=params.name)
             raise MCPError(types.INTERNAL_ERROR, INTERNAL) from None
+
+    async def _read_resource(
+        self, context: _Context, params: types.ReadResourceRequestParams
+    ) -> types.ReadResourceResult:
+        if params.uri != APP_URI:
+            raise MCPError(types.INVALID_PARAMS, f"Unknown resource {bounded(params.uri, 100)!r}.")
+        return read_app([origin(self._base_url(context))])
 
     def _base_url(self, context: _Context) -> str:
         """What links start with: PUBLIC_BASE_URL, or the Host this call came to (which the guard has let through)."""
