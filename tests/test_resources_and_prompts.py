@@ -18,7 +18,7 @@ from tests.pictures import picture
 async def test_an_image_is_listed_as_a_resource_and_read(era: str, sidecar: Sidecar) -> None:
     image = await sidecar.made(prompt="a fox")
     async with sidecar.client(era) as client:
-        (resource,) = (await client.list_resources()).resources
+        resource, page = (await client.list_resources()).resources
         (contents,) = (await client.read_resource(resource.uri)).contents
         (template,) = (await client.list_resource_templates()).resource_templates
     assert (resource.uri, resource.title, resource.size) == (
@@ -28,6 +28,7 @@ async def test_an_image_is_listed_as_a_resource_and_read(era: str, sidecar: Side
     )
     assert isinstance(contents, types.BlobResourceContents)
     assert base64.b64decode(contents.blob) == (await sidecar.get(image["url"]))[1]
+    assert (page.uri, page.mime_type) == ("ui://mcp-image-sidecar/image.html", "text/html;profile=mcp-app")
     assert template.uri_template == "image://{image_id}"
 
 
@@ -52,7 +53,7 @@ async def test_resources_are_listed_in_pages(sidecar: Sidecar) -> None:
             cursor = page.next_cursor
             if cursor is None:
                 break
-    assert (len(made), len(uris), len(set(uris))) == (13, 52, 52)
+    assert (len(made), len(uris), len(set(uris))) == (13, 53, 53)
 
 
 @pytest.mark.parametrize(("era", "code"), [("auto", types.INVALID_PARAMS), ("legacy", -32002)])

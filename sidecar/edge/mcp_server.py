@@ -27,6 +27,7 @@ from sidecar.config import Settings
 from sidecar.core.jobs import JobService, JobView
 from sidecar.core.service import ImageService
 from sidecar.edge import prompts, resources, tasks
+from sidecar.edge.mcp_app import app as mcp_app
 from sidecar.edge.tools import TOOLS
 from sidecar.edge.tools.presentation import presentation
 from sidecar.edge.tools.results import where_it_stands
@@ -82,6 +83,7 @@ class ImageMCPServer:
             get_tool_input_schema=lambda _name: None,  # no argument of ours is mirrored in an Mcp-Param header
         )
         tasks.register(self.server, self._call)
+        self.server.extensions[mcp_app.EXTENSION_ID] = {"mimeTypes": [mcp_app.APP_MIME_TYPE]}
 
     # --- tools --------------------------------------------------------------------------------------------------------
 
@@ -110,8 +112,12 @@ class ImageMCPServer:
     async def _list_resources(
         self, context: _Context, params: types.PaginatedRequestParams | None
     ) -> types.ListResourcesResult:
+        """The images page by page; on the first one also the page that hosts show them with."""
         cursor = params.cursor if params is not None else None
-        return await _answered("resources/list", resources.list_images(self._call(context), cursor))
+        page = await _answered("resources/list", resources.list_images(self._call(context), cursor))
+        if cursor is None:
+            page.resources.append(mcp_app.app_resource(self._image_origins(context)))
+        return page
 
     async def _list_resource_templates(
         self, _context: _Context, _params: types.PaginatedRequestParams | None
@@ -121,6 +127,8 @@ class ImageMCPServer:
     async def _read_resource(
         self, context: _Context, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
+        if str(params.uri) == mcp_app.APP_URI:
+            return mcp_app.read_app(self._image_origins(context))
         try:
             return await _answered("resources/read", resources.read_image(self._call(context), str(params.uri)))
         except ImageNotFound as error:
@@ -158,6 +166,9 @@ class ImageMCPServer:
             takes_tasks=tasks.declared(context),
             report=_Reporter(context).report,
         )
+
+    def _image_origins(self, context: _Context) -> list[str]:
+        return [mcp_app.origin(self._base_url(context))]
 
     def _base_url(self, context: _Context) -> str:
         """What links start with: PUBLIC_BASE_URL, or the Host this call came to (which the guard has let through)."""

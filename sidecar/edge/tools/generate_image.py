@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sidecar.core.generation import Lane
 from sidecar.domain import SEED_LIMIT, GenerationRequest
+from sidecar.edge.mcp_app.app import TOOL_META
 from sidecar.edge.tools.results import GenerationModel, failed_generation, generation_result
 from sidecar.edge.tools.task_result import created
 from sidecar.edge.tools.tool import Arguments, Call, Tool, ToolResult, input_schema
@@ -195,6 +196,7 @@ TOOL = Tool(
             idempotent_hint=False,
             open_world_hint=False,
         ),
+        _meta=TOOL_META,
     ),
     arguments=GenerateImageArguments,
     function=generate_image,

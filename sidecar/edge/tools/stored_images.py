@@ -8,6 +8,7 @@ import mcp_types as types
 from pydantic import BaseModel, Field
 
 from sidecar.domain import ImageId, ImageRecord
+from sidecar.edge.mcp_app.app import TOOL_META
 from sidecar.edge.tools.results import ImageModel, failed, image_model
 from sidecar.edge.tools.tool import Arguments, Call, Tool, input_schema
 from sidecar.errors import ImageNotFound, bounded
@@ -172,6 +173,7 @@ LIST_GENERATED_IMAGES = Tool(
         annotations=types.ToolAnnotations(
             title="List generated images", read_only_hint=True, idempotent_hint=True, open_world_hint=False
         ),
+        _meta=TOOL_META,
     ),
     arguments=ListArguments,
     function=list_generated_images,
