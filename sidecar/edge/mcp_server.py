@@ -134,7 +134,8 @@ class ImageMCPServer:
         except ImageNotFound as error:
             modern = context.protocol_version in MODERN_PROTOCOL_VERSIONS
             code = types.INVALID_PARAMS if modern else _RESOURCE_NOT_FOUND
-            raise MCPError(code, error.message, data={"uri": bounded(str(params.uri), 200)}) from None
+            uri = bounded(str(params.uri), 200)
+            raise MCPError(code, f"There is no resource {uri}. {error.message}", data={"uri": uri}) from None
 
     # --- prompts ------------------------------------------------------------------------------------------------------
 
