@@ -345,6 +345,27 @@ async def test_after_a_kill_every_job_is_accounted_for(
     assert (again["job_id"], again["images"][0]["image_id"]) == (done[1]["job_id"], done[1]["images"][0]["image_id"])
 
 
+async def test_several_heirs_take_over_each_job_once(
+    start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    doomed = await serve(kserve, tmp_path / "images")
+    never = asyncio.Event()
+    kserve.script.append(succeed_when(never))
+    heirs = [await start_sidecar(**BRIEF) for _ in range(3)]
+    url, heirs[0].url = heirs[0].url, doomed.url
+    await start(heirs[0], "running")
+    waiting = [await start(heirs[0], f"waiting {number}") for number in range(4)]
+    doomed.kill()
+    await doomed.process.wait()
+    heirs[0].url = url
+    done = [await ended(heirs[number % 3], job["job_id"]) for number, job in enumerate(waiting)]
+    assert [job["status"] for job in done] == ["completed"] * 4
+    assert Counter(instance["prompt"] for instance in kserve.instances) == {
+        "running": 1, **{f"waiting {number}": 1 for number in range(4)}
+    }  # fmt: skip
+    never.set()
+
+
 async def test_a_pod_that_comes_back_late_changes_nothing_that_was_told(
     start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
 ) -> None:

@@ -31,6 +31,8 @@ class Lane:
     settings: ModelSettings
     runtime: Runtime
     queue: ModelQueue
+    ready: bool = False
+    """What the last look at the runtime found."""
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     @property

@@ -89,6 +89,8 @@ class Job:
         self.lease = lease
         self.generation = generation
         self.cancelled = False
+        self.lost = False
+        """Whether it turned out not to be ours: then somebody else says how it ended."""
         self.told = record.key_digest is not None
         """Whether somebody may come back for it: then it is not dropped when its caller leaves."""
         self.recorded: asyncio.Task[None]
@@ -211,9 +213,13 @@ class JobService:
         if job.record.key_digest is None:
             return
         if await self._store.win_key(job.record) != job.record.job_id:
-            job.cancelled = True
-            del self._jobs[job.record.job_id]
+            self._lose(job)
             await self._store.withdraw(job.record.job_id)
+
+    def _lose(self, job: Job) -> None:
+        job.lost = True
+        self._jobs.pop(job.record.job_id, None)
+        job.generation.abandon()
 
     async def _admit(self, job: Job) -> None:
         """Before the runtime is asked: raise TakenElsewhere where this job is not ours to begin."""
@@ -222,7 +228,7 @@ class JobService:
         await asyncio.shield(job.recorded)
         if job.record.begun:  # another image of this job came first
             return
-        if job.cancelled or not await self._store.begin(job.lease):
+        if job.lost or job.cancelled or not await self._store.begin(job.lease):
             raise TakenElsewhere
         job.record = replace(job.record, begun=True)
 
@@ -237,7 +243,7 @@ class JobService:
                 await asyncio.shield(job.recorded)
             await self._conclude(job)
         except StorageFailure:
-            job.result = job.result or self._result(job)  # told to who waits here; others see it interrupted
+            job.result = job.result or self._result(job)  # told to who waits here; others find its images later
         except Exception as error:
             self._observer(Crashed(what="job", error=error))
             job.result = job.result or self._result(job)
@@ -245,6 +251,8 @@ class JobService:
             self._jobs.pop(job.record.job_id, None)
 
     async def _conclude(self, job: Job) -> None:
+        if job.lost:
+            return
         result = self._result(job)
         if self._images.draining and not job.record.begun and job.told and not job.cancelled:
             await self._store.renew(replace(job.lease, beat=job.lease.beat + 1, released=True))
@@ -493,11 +501,15 @@ class JobService:
             self._observer(JobTakenOver(model=record.requests[0].model, adopted=False))
 
     async def _adopt(self, stored: StoredJob) -> None:
-        """In line here first, so that a full queue leaves the job to a pod with room; then the claim decides."""
+        """In line here first, so that a full queue leaves the job to a pod with room; then the claim decides.
+
+        Not before the runtime is ready: after a restart of the whole pod it may load its model for minutes.
+        """
         record = stored.record
         lease = Lease(job_id=record.job_id, attempt=stored.lease.attempt + 1, holder=self._instance)
         try:
-            if not self._images.lane(record.requests[0].model).queue.has_room:
+            lane = self._images.lane(record.requests[0].model)
+            if not (lane.ready and lane.queue.has_room):
                 return
             job = self._start(record, lease)
         except (ShuttingDown, InvalidRequest, StorageFailure):
@@ -509,13 +521,15 @@ class JobService:
             await asyncio.shield(job.recorded)
 
     async def _claim(self, job: Job) -> None:
-        if await self._store.claim(job.lease):
-            self._observer(JobTakenOver(model=job.record.requests[0].model, adopted=True))
-            return
-        job.cancelled = True
-        self._jobs.pop(job.record.job_id, None)
-        job.generation.abandon()
-        raise TakenElsewhere
+        claimed = False
+        try:
+            claimed = await self._store.claim(job.lease)
+        finally:
+            if not claimed:
+                self._lose(job)
+        if not claimed:
+            raise TakenElsewhere
+        self._observer(JobTakenOver(model=job.record.requests[0].model, adopted=True))
 
 
 class _Watch:

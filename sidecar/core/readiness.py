@@ -68,6 +68,7 @@ class RuntimeWatch:
         seen = await self._lane.runtime.readiness()
         before = self.check.status
         self.check = self._judge(seen)
+        self._lane.ready = self.ready
         if self.ready:
             self.was_ready = True
         elif before in ("ok", "busy"):
