@@ -199,6 +199,7 @@ class JobRecord:
 
     `key_digest` stands for owner and idempotency key, `arguments_digest` for the arguments as they were given. `holder`
     is the process that took it first. `begun` says that the runtime was free at once, so the work began with it.
+    `result_mode` is how its caller wanted the result, None for the server's choice.
     """
 
     job_id: JobId
@@ -211,6 +212,7 @@ class JobRecord:
     begun: bool = False
     key_digest: str | None = None
     arguments_digest: str = ""
+    result_mode: str | None = None
     schema_version: int = JOB_SCHEMA_VERSION
 
 

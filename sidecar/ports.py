@@ -187,8 +187,8 @@ class Storage(Protocol):
 class JobStore(Protocol):
     """Generations that outlive the process that took them: claim, lease and acknowledgement, shared by all replicas.
 
-    Of several who try at once to win a key, to claim, to begin or to acknowledge, exactly one succeeds. All methods
-    raise StorageFailure.
+    Of several who try at once to win a key, to claim, to begin or to acknowledge, at most one succeeds, and what an
+    older attempt says after a newer one has claimed the job counts for nothing. All methods raise StorageFailure.
     """
 
     async def offer(self, record: JobRecord) -> None:
@@ -200,7 +200,7 @@ class JobStore(Protocol):
         ...
 
     async def win_key(self, record: JobRecord) -> JobId:
-        """Bind the record's idempotency key to its job for as long as it lives; the job that has the key."""
+        """Bind the record's idempotency key to its job for as long as that lives; the job that has the key."""
         ...
 
     async def key_holder(self, key_digest: str) -> JobId | None:
@@ -211,8 +211,8 @@ class JobStore(Protocol):
         """Take a job over as the next attempt; whether it is ours."""
         ...
 
-    async def renew(self, lease: Lease) -> None:
-        """Show that the holder lives."""
+    async def renew(self, lease: Lease) -> bool:
+        """Show that the holder lives; whether the job is still there and nobody has claimed it since."""
         ...
 
     async def begin(self, lease: Lease) -> bool:

@@ -406,8 +406,100 @@ async def test_what_waits_with_a_handle_goes_on_after_an_orderly_restart(
     leaving.kill(signal.SIGTERM)
     await leaving.process.wait()
     heir.url = url
-    await heir.app[_jobs_key()].look_after_others()
+    await heir.app[_jobs_key()].takeover.look()
     assert (await ended(heir, waiting["job_id"]))["status"] == "completed"
+    never.set()
+
+
+# --- found by a second look -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_several_images_of_one_job_begin_together_where_the_runtime_has_slots(
+    key: str | None, start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    """Their job begins once for all of them, also when they have waited in line."""
+    sidecar = await start_sidecar(RUNTIME_CONCURRENCY="2", RESPONSE_BUDGET="30s")
+    release = asyncio.Event()
+    kserve.script.extend([succeed_when(release), succeed_when(release)])
+    ahead = asyncio.create_task(start(sidecar, "ahead", num_images=2))
+    await kserve.seen(2)
+    given = {} if key is None else {"idempotency_key": key}
+    behind = asyncio.create_task(start(sidecar, "behind", num_images=2, **given))
+    await metric_becomes(sidecar, DEPTH, 1)
+    release.set()
+    assert [(done["status"], len(done["images"])) for done in (await ahead, await behind)] == [("completed", 2)] * 2
+    assert not [name for name in sidecar.stored_jobs() if name.startswith("open/")]
+
+
+async def test_a_job_cancelled_elsewhere_leaves_the_line_of_its_holder(
+    start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    one, other = await start_sidecar(**BRIEF), await start_sidecar(**BRIEF)
+    never = asyncio.Event()
+    kserve.script.append(succeed_when(never))
+    await start(one, "first")
+    second = await start(one, "second")
+    await call(other, "cancel_generation", job_id=second["job_id"])
+    assert (await call(one, "get_generation", job_id=second["job_id"]))["status"] == "cancelled"
+    assert (await call(one, "cancel_generation", job_id=second["job_id"]))["status"] == "cancelled"
+    await metric_becomes(one, DEPTH, 0)
+    never.set()
+
+
+async def test_who_waits_while_the_server_stops_is_answered_and_the_rest_is_left_to_the_next(
+    kserve: FakeKServe, start_sidecar: StartSidecar, tmp_path: Path
+) -> None:
+    leaving = await serve(kserve, tmp_path / "images", SHUTDOWN_GRACE="1s", RESPONSE_BUDGET="30s")
+    never = asyncio.Event()
+    kserve.script.append(succeed_when(never))
+    sidecar = await start_sidecar(JOB_LEASE_INTERVAL="1h")
+    sidecar.url = leaving.url
+    running = asyncio.create_task(start(sidecar, "running"))
+    await kserve.seen(1)
+    waiting = asyncio.create_task(start(sidecar, "waiting", idempotency_key="k"))
+    await metric_becomes(sidecar, DEPTH, 1)
+    leaving.kill(signal.SIGTERM)
+    async with asyncio.timeout(20):
+        assert ((await running)["status"], (await waiting)["status"]) == ("failed", "queued")
+        assert await leaving.process.wait() == 0
+    never.set()
+
+
+async def test_a_key_whose_time_is_over_is_free_although_nobody_has_swept(
+    start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    sidecar = await start_sidecar(JOB_TTL="0.2s", CLEANUP_INTERVAL="1h")
+    first = await start(sidecar, idempotency_key="k")
+    async with asyncio.timeout(10):
+        while (again := await start(sidecar, idempotency_key="k"))["job_id"] == first["job_id"]:
+            pass
+    assert (again["status"], len(kserve.instances)) == ("completed", 2)
+
+
+async def test_a_failure_that_a_key_keeps_says_how_to_try_again(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    kserve.script.append(say(400, {"error": "no"}))
+    for _ in range(2):
+        told = await start(sidecar, idempotency_key="k")
+        assert (told["status"], told["message"].endswith("use another idempotency_key.")) == ("failed", True)
+    assert len(kserve.instances) == 1
+
+
+async def test_a_damaged_job_does_not_keep_the_others_from_being_taken_over(
+    start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    doomed = await serve(kserve, tmp_path / "images")
+    never = asyncio.Event()
+    kserve.script.append(succeed_when(never))
+    heir = await start_sidecar(**BRIEF)
+    url, heir.url = heir.url, doomed.url
+    await start(heir, "running")
+    damaged, whole = await start(heir, "damaged"), await start(heir, "whole")
+    doomed.kill()
+    await doomed.process.wait()
+    (heir.store / f"jobs/open/{damaged['job_id']}.json").write_bytes(b"{")
+    heir.url = url
+    assert (await ended(heir, whole["job_id"]))["status"] == "completed"
     never.set()
 
 

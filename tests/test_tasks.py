@@ -82,6 +82,14 @@ async def test_a_call_that_takes_too_long_becomes_a_task_that_completes(slow: tu
     assert (structured["job_id"], len(structured["images"])) == (task["taskId"], 1)
 
 
+async def test_a_tasks_result_is_shown_the_way_its_call_asked_for(slow: tuple[Sidecar, asyncio.Event]) -> None:
+    sidecar, release = slow
+    task = await generate(sidecar)  # with result: link
+    release.set()
+    done = await poll(sidecar, task["taskId"])
+    assert [block["type"] for block in done["result"]["content"]] == ["text", "resource_link"]
+
+
 async def test_a_client_that_does_not_declare_tasks_never_sees_one(slow: tuple[Sidecar, asyncio.Event]) -> None:
     sidecar, release = slow
     result = await generate(sidecar, capabilities={})

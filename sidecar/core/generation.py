@@ -16,7 +16,7 @@ from typing import Literal
 from sidecar.config import ModelSettings
 from sidecar.core.generation_queue import ModelQueue, Place
 from sidecar.domain import GenerationRequest, ImageId, MissingImage, StoredImage
-from sidecar.errors import INTERNAL, RuntimeTimedOut, ShuttingDown, SidecarError, TakenElsewhere
+from sidecar.errors import INTERNAL, RuntimeTimedOut, ShuttingDown, SidecarError
 from sidecar.events import GenerationEnded, GenerationOutcome
 from sidecar.ports import Clock, Observer, Runtime
 
@@ -76,7 +76,10 @@ class Predict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a generation stands. Seconds; `estimate` for all its images together, None when unknown."""
+    """Where a generation stands. Seconds; `estimate` until all its images are there, None when unknown.
+
+    While it is queued the estimate includes the images ahead.
+    """
 
     phase: Literal["queued", "generating"]
     ahead: int
@@ -119,10 +122,11 @@ class Generation:
         started = [predict.started for predict in self.predicts if predict.started is not None]
         now = self._clock.monotonic()
         estimate = self._lane.estimate
-        rounds = -(-len(self.predicts) // self._lane.settings.concurrency)
+        ahead = self._place.ahead
+        rounds = -(-(ahead + len(self.predicts)) // self._lane.settings.concurrency)
         return Progress(
             phase="generating" if started else "queued",
-            ahead=self._place.ahead,
+            ahead=ahead,
             elapsed=now - min(started, default=self._submitted),
             estimate=None if estimate is None else estimate * rounds,
             finished=sum(predict.task.done() for predict in self.predicts),
@@ -152,6 +156,11 @@ class Generation:
             self._give_up("cancelled", None)
         else:
             self._drop_queued()
+
+    def withdraw(self) -> None:
+        """It is somebody else's: leave the line, and say nothing of how it ended."""
+        self._concluded = True
+        self._drop_queued()
 
     def _give_up(self, outcome: GenerationOutcome, reason: str | None) -> None:
         self._drop_queued()
@@ -212,8 +221,7 @@ class Generation:
         if len(errors) < len(self.predicts):
             self._conclude("completed", None)
         else:
-            taken = isinstance(errors[0], TakenElsewhere)
-            self._conclude("cancelled" if taken else "failed", getattr(errors[0], "reason", "internal"))
+            self._conclude("failed", getattr(errors[0], "reason", "internal"))
 
     def _conclude(self, outcome: GenerationOutcome, reason: str | None) -> None:
         if self._concluded:

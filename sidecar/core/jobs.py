@@ -1,9 +1,9 @@
 """Generations that outlive their caller, their connection and their pod.
 
 A job is recorded in the store before anybody is given its id. Whoever takes a job holds its lease and shows that it
-lives; a pod that sees a lease unchanged for three intervals, by its own clock, takes over what was not begun and
-records as interrupted what was. `JobStore.begin` happens once for each job, so no job is asked of a runtime twice, and
-`acknowledge` counts once, so a pod that comes back late changes nothing.
+lives; job_takeover looks after the jobs of those that do not. `JobStore.begin` happens once for each job, so no job is
+asked of a runtime twice, and `acknowledge` counts once and for the newest attempt only, so a pod that comes back late
+changes nothing.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Literal
+from dataclasses import replace
+from datetime import timedelta
 
 from sidecar.config import JobSettings
-from sidecar.core.generation import Generation, Progress
+from sidecar.core.job import Job, JobView, look_at_failure
+from sidecar.core.job_takeover import JobTakeover
+from sidecar.core.job_watch import JobWatch
 from sidecar.core.service import ImageService
 from sidecar.domain import (
     ANONYMOUS,
@@ -28,78 +29,28 @@ from sidecar.domain import (
     JobRecord,
     JobResult,
     Lease,
-    MissingImage,
     StoredImage,
     StoredJob,
 )
 from sidecar.errors import (
     ImageNotFound,
     Interrupted,
-    InvalidRequest,
     JobNotFound,
     KeyConflict,
     RuntimeTimedOut,
-    ShuttingDown,
     SidecarError,
     StorageFailure,
     TakenElsewhere,
 )
-from sidecar.events import Crashed, JobTakenOver
+from sidecar.events import Crashed
 from sidecar.ports import Clock, JobStore, Observer
 
-SILENT_INTERVALS = 3
-WATCH_SECONDS = 0.5
 _MAY_STILL_COME = frozenset({RuntimeTimedOut.reason, Interrupted.reason})
 _LONG = 3600.0
 
-JobStatus = Literal["queued", "working", "completed", "failed", "cancelled"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobView:
-    """What a caller may know of a job. `job_id` is None where it could not be recorded.
-
-    `gone` counts images that were made and are no longer stored; `progress` is known where the job is worked on here.
-    """
-
-    job_id: JobId | None
-    status: JobStatus
-    model: str
-    total: int
-    created: datetime
-    updated: datetime
-    images: tuple[StoredImage, ...] = ()
-    missing: tuple[MissingImage, ...] = ()
-    gone: int = 0
-    reason: str | None = None
-    message: str | None = None
-    progress: Progress | None = None
-    elapsed: float = 0.0
-
-    @property
-    def ended(self) -> bool:
-        return self.status in ("completed", "failed", "cancelled")
-
-
-class Job:
-    """A job that this process works on."""
-
-    def __init__(self, record: JobRecord, lease: Lease, generation: Generation) -> None:
-        self.record = record
-        self.lease = lease
-        self.generation = generation
-        self.cancelled = False
-        self.lost = False
-        """Whether it turned out not to be ours: then somebody else says how it ended."""
-        self.told = record.key_digest is not None
-        """Whether somebody may come back for it: then it is not dropped when its caller leaves."""
-        self.recorded: asyncio.Task[None]
-        self.ending: asyncio.Task[None]
-        self.result: JobResult | None = None
-
 
 class JobService:
-    """Submit, look at, wait for and cancel jobs; adopt those of pods that have died. `instance` names this process."""
+    """Submit, look at, wait for and cancel jobs. `instance` names this process."""
 
     def __init__(
         self,
@@ -118,9 +69,19 @@ class JobService:
         self._clock = clock
         self._observer = observer
         self._jobs: dict[JobId, Job] = {}
-        self._keys: dict[str, asyncio.Lock] = {}
-        self._watches: dict[JobId, _Watch] = {}
-        self._seen: dict[JobId, tuple[Lease, float]] = {}
+        self._unacknowledged: dict[JobId, Job] = {}
+        self._keys: dict[str, _Users] = {}
+        self._watches: dict[JobId, JobWatch] = {}
+        self._leaving = False
+        self.takeover = JobTakeover(
+            images,
+            store,
+            interval=settings.lease_interval,
+            holds=lambda job_id: job_id in self._jobs or job_id in self._unacknowledged,
+            adopt=self._adopt,
+            clock=clock,
+            observer=observer,
+        )
 
     # --- asking for images --------------------------------------------------------------------------------------------
 
@@ -131,52 +92,13 @@ class JobService:
         owner: str = ANONYMOUS,
         key: str | None = None,
         arguments: str = "",
+        result_mode: str | None = None,
     ) -> JobId:
         """Take a generation on; with a `key` that was used before, the job it was used for.
 
         `arguments` is what the caller gave, in a form that is equal for equal calls. Raises QueueFull, StorageFull,
         ShuttingDown, StorageFailure, or KeyConflict where the key was used with other arguments.
         """
-        digest = hashlib.sha256(arguments.encode()).hexdigest()
-        if key is None:
-            return self._take(requests, owner, None, digest).record.job_id
-        key_digest = hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest()
-        async with self._only_one(key_digest):
-            while (holder := await self._store.key_holder(key_digest)) is not None:
-                try:
-                    return await self._same(holder, digest)
-                except JobNotFound:
-                    break  # its time is over, or its pod could not take it
-            job = self._take(requests, owner, key_digest, digest)
-            await asyncio.shield(job.recorded)
-            if job.record.job_id in self._jobs:
-                return job.record.job_id
-            return await self._same(await self._store.win_key(job.record), digest)
-
-    @asynccontextmanager
-    async def _only_one(self, key_digest: str) -> AsyncIterator[None]:
-        """Calls with one key go one after the other here; across pods the store decides."""
-        lock = self._keys.setdefault(key_digest, asyncio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():
-                self._keys.pop(key_digest, None)
-
-    async def _same(self, job_id: JobId, arguments_digest: str) -> JobId:
-        local = self._jobs.get(job_id)
-        record = local.record if local else (await self._store.read(job_id)).record
-        if record.arguments_digest != arguments_digest:
-            raise KeyConflict(
-                "idempotency_key: it was used before with other arguments; use a new key for another picture, or the "
-                "same arguments to get the same one."
-            )
-        return job_id
-
-    def _take(
-        self, requests: Sequence[GenerationRequest], owner: str, key_digest: str | None, arguments_digest: str
-    ) -> Job:
         now = self._clock.now()
         record = JobRecord(
             job_id=JobId.new(now, owner),
@@ -186,49 +108,102 @@ class JobService:
             created=now,
             expires=now + timedelta(seconds=self._settings.ttl),
             holder=self._instance,
-            key_digest=key_digest,
-            arguments_digest=arguments_digest,
+            key_digest=None if key is None else hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest(),
+            arguments_digest=hashlib.sha256(arguments.encode()).hexdigest(),
+            result_mode=result_mode,
         )
+        if record.key_digest is None:
+            return self._take(record).job_id
+        async with self._only_one(record.key_digest):
+            return await self._take_once(record, record.key_digest)
+
+    async def _take_once(self, record: JobRecord, key_digest: str) -> JobId:
+        holder = await self._store.key_holder(key_digest)
+        if holder is not None:
+            with contextlib.suppress(JobNotFound):  # its time is over, or its pod could not take it
+                return await self._same(holder, record.arguments_digest)
+        job = self._take(record)
+        await asyncio.shield(job.recorded)
+        if job.lost:
+            return await self._same(await self._store.win_key(record), record.arguments_digest)
+        return record.job_id
+
+    @asynccontextmanager
+    async def _only_one(self, key_digest: str) -> AsyncIterator[None]:
+        """Calls with one key go one after the other here; across pods the store decides."""
+        users = self._keys.setdefault(key_digest, _Users())
+        users.count += 1
+        try:
+            async with users.lock:
+                yield
+        finally:
+            users.count -= 1
+            if not users.count:
+                del self._keys[key_digest]
+
+    async def _same(self, job_id: JobId, arguments_digest: str) -> JobId:
+        local = self._jobs.get(job_id)
+        record = local.record if local else (await self._store.read(job_id)).record
+        if record.expires <= self._clock.now():
+            raise JobNotFound
+        if record.arguments_digest != arguments_digest:
+            raise KeyConflict(
+                "idempotency_key: it was used before with other arguments; use a new key for another picture, or the "
+                "same arguments to get the same one."
+            )
+        return job_id
+
+    def _take(self, record: JobRecord) -> Job:
         job = self._start(record, Lease(job_id=record.job_id, attempt=1, holder=self._instance))
-        if job.generation.begun and key_digest is None:
+        if job.generation.begun and record.key_digest is None:
             # Nobody else knows of it, so it need not wait for its own record: that is written while the runtime works.
             job.record = replace(record, begun=True)
         job.recorded = asyncio.create_task(self._record(job))
-        job.recorded.add_done_callback(_look_at_failure)
+        job.recorded.add_done_callback(look_at_failure)
         return job
 
-    def _start(self, record: JobRecord, lease: Lease) -> Job:
+    def _start(self, record: JobRecord, lease: Lease, *, adopted: bool = False) -> Job:
         """Put a job in line here. Its admission refers to the job, which exists before any of its tasks runs."""
 
         async def admit() -> None:
             await self._admit(job)
 
-        job = Job(record, lease, self._images.submit(record.requests, record.owner, record.image_ids, admit))
-        self._jobs[record.job_id] = job
+        generation = self._images.submit(record.requests, record.owner, record.image_ids, admit, adopted=adopted)
+        job = self._jobs[record.job_id] = Job(record, lease, generation)
         job.ending = asyncio.create_task(self._see_through(job), name=f"job {record.job_id}")
         return job
 
     async def _record(self, job: Job) -> None:
         await self._store.offer(job.record)
-        if job.record.key_digest is None:
-            return
-        if await self._store.win_key(job.record) != job.record.job_id:
+        if job.record.key_digest is not None and await self._store.win_key(job.record) != job.job_id:
             self._lose(job)
-            await self._store.withdraw(job.record.job_id)
+            await self._store.withdraw(job.job_id)
 
     def _lose(self, job: Job) -> None:
-        job.lost = True
-        self._jobs.pop(job.record.job_id, None)
-        job.generation.abandon()
+        self._jobs.pop(job.job_id, None)
+        job.lose()
 
     async def _admit(self, job: Job) -> None:
-        """Before the runtime is asked: raise TakenElsewhere where this job is not ours to begin."""
+        """Once for all images of a job, before the runtime is asked. Raises TakenElsewhere where it is not ours."""
         if job.record.begun:
             return
+        if job.beginning is None:
+            job.beginning = asyncio.create_task(self._begin(job))
+            job.beginning.add_done_callback(look_at_failure)
+        await asyncio.shield(job.beginning)
+
+    async def _begin(self, job: Job) -> None:
         await asyncio.shield(job.recorded)
-        if job.record.begun:  # another image of this job came first
-            return
-        if job.lost or job.cancelled or not await self._store.begin(job.lease):
+        if job.lost or job.released or job.cancelled:
+            raise TakenElsewhere
+        try:
+            ours = await self._store.begin(job.lease)
+        except StorageFailure:
+            if job.told:  # not begun, and kept in the store: whoever reaches it takes it
+                self._lose(job)
+            raise
+        if not ours:
+            self._lose(job)
             raise TakenElsewhere
         job.record = replace(job.record, begun=True)
 
@@ -239,28 +214,17 @@ class JobService:
         try:
             while not await job.generation.wait(_LONG):
                 pass
-            with contextlib.suppress(StorageFailure):  # what was not recorded may still be stored
-                await asyncio.shield(job.recorded)
-            await self._conclude(job)
+            result = self._result(job)  # at once: what was given up says why only until it is gone
+            await asyncio.wait({job.recorded})
+            if not (job.lost or job.released):
+                job.result = result
+                await self._store.acknowledge(job.record, job.result)
         except StorageFailure:
-            job.result = job.result or self._result(job)  # told to who waits here; others find its images later
+            self._unacknowledged[job.job_id] = job  # told to who waits here, and tried again at each interval
         except Exception as error:
             self._observer(Crashed(what="job", error=error))
-            job.result = job.result or self._result(job)
         finally:
-            self._jobs.pop(job.record.job_id, None)
-
-    async def _conclude(self, job: Job) -> None:
-        if job.lost:
-            return
-        result = self._result(job)
-        if self._images.draining and not job.record.begun and job.told and not job.cancelled:
-            await self._store.renew(replace(job.lease, beat=job.lease.beat + 1, released=True))
-        elif any(missing.reason == TakenElsewhere.reason for missing in result.missing):
-            return  # somebody else says how it ended
-        else:
-            job.result = result
-            await self._store.acknowledge(job.record, result)
+            self._jobs.pop(job.job_id, None)
 
     def _result(self, job: Job) -> JobResult:
         generation = job.generation
@@ -269,13 +233,22 @@ class JobService:
         missing = generation.missing
         first = missing[0] if missing else None
         return JobResult(
-            job_id=job.record.job_id,
+            job_id=job.job_id,
             attempt=job.lease.attempt,
             status="completed" if generation.images else "failed",
             finished=self._clock.now(),
             missing=missing,
             reason=first.reason if first else None,
             message=first.message if first else None,
+        )
+
+    def _cancelled(self, lease: Lease) -> JobResult:
+        return JobResult(
+            job_id=lease.job_id,
+            attempt=lease.attempt,
+            status="cancelled",
+            finished=self._clock.now(),
+            message="The generation was cancelled before the runtime had begun.",
         )
 
     def leave(self, job_id: JobId) -> None:
@@ -287,76 +260,99 @@ class JobService:
         job.generation.abandon()
 
     async def cancel(self, job_id: JobId, owner: str = ANONYMOUS) -> JobView:
-        """Take a queued job out of the line; nothing stops a runtime that works. Raises JobNotFound."""
-        job = self._jobs.get(job_id)
-        stored = await self._stored(job_id, owner)
-        if stored.result is not None or stored.begun or (job is not None and job.generation.begun):
-            return await self.view(job_id, owner)
-        lease = job.lease if job is not None else stored.lease
-        if await self._store.begin(lease):
-            await self._store.acknowledge(stored.record, self._cancelled(lease))
-            if job is not None:
-                job.cancelled = True
-                job.generation.abandon()
-                await asyncio.wait({job.ending})
+        """Take a queued job out of the line; nothing stops a runtime that works. Raises JobNotFound, StorageFailure."""
+        await self._stored(job_id, owner)
+        cancelling = asyncio.create_task(self._cancel(job_id))  # begun, it must be ended, also for a caller who leaves
+        cancelling.add_done_callback(look_at_failure)
+        await asyncio.shield(cancelling)
         return await self.view(job_id, owner)
 
-    def _cancelled(self, lease: Lease) -> JobResult:
-        return JobResult(
-            job_id=lease.job_id,
-            attempt=lease.attempt,
-            status="cancelled",
-            finished=self._clock.now(),
-            message="The generation was cancelled before the runtime had begun.",
-        )
+    async def _cancel(self, job_id: JobId) -> None:
+        """Begin it in the runtime's place. Who holds it finds out at its turn, or when it next renews its lease."""
+        job = self._jobs.get(job_id)
+        stored = await self._store.read(job_id)
+        if stored.result is not None or stored.begun or (job is not None and job.generation.begun):
+            return
+        if not await self._store.begin(stored.lease):
+            return
+        await self._store.acknowledge(stored.record, self._cancelled(stored.lease))
+        if job is not None:
+            job.cancelled = True
+            job.generation.abandon()
+            await asyncio.wait({job.ending})
 
     async def drain(self, grace: float) -> None:
-        """Let what is under way finish within `grace` seconds; what waits with a handle is left to the next pod."""
-        await self._images.drain(grace)
+        """Let what is under way finish within `grace` seconds; what waits with a handle is left to the next process."""
+        await self._images.settle(grace)
+        self._leaving = True
+        waiting = [job for job in self._jobs.values() if job.told and not job.generation.begun]
+        for job in waiting:
+            job.release()
+        await asyncio.gather(*(self._hand_over(job) for job in waiting))
+        await self._images.drain(0.0)
         await asyncio.gather(*(job.ending for job in list(self._jobs.values())), return_exceptions=True)
+
+    async def _hand_over(self, job: Job) -> None:
+        with contextlib.suppress(SidecarError):  # then its lease lapses
+            await asyncio.shield(job.recorded)
+            await self._store.renew(replace(job.lease, beat=job.lease.beat + 1, released=True))
 
     # --- looking and waiting ------------------------------------------------------------------------------------------
 
+    def _own(self, job_id: JobId, owner: str) -> Job | None:
+        """A job that is worked on here. Raises JobNotFound where it is somebody else's."""
+        job = self._jobs.get(job_id) or self._unacknowledged.get(job_id)
+        if job is not None and job.record.owner != owner:
+            raise JobNotFound
+        return job
+
     async def _stored(self, job_id: JobId, owner: str) -> StoredJob:
-        job = self._jobs.get(job_id)
+        job = self._own(job_id, owner)
         if job is not None:
             await asyncio.shield(job.recorded)
-            stored = StoredJob(record=job.record, lease=job.lease, begun=job.record.begun, result=job.result)
-        else:
-            stored = await self._store.read(job_id)
+        return self._checked(await self._store.read(job_id), owner)
+
+    def _checked(self, stored: StoredJob, owner: str) -> StoredJob:
         if stored.record.owner != owner or stored.record.expires <= self._clock.now():
             raise JobNotFound
         return stored
 
     async def handle(self, job_id: JobId, owner: str = ANONYMOUS) -> JobView:
         """The view of a job whose id its caller is about to be given: from now on it is kept. Raises StorageFailure."""
-        job = self._jobs.get(job_id)
+        job = self._own(job_id, owner)
         if job is not None:
-            await asyncio.shield(job.recorded)
             job.told = True
+            await asyncio.shield(job.recorded)
         return await self.view(job_id, owner)
 
     async def view(self, job_id: JobId, owner: str = ANONYMOUS) -> JobView:
         """How a job stands. Raises JobNotFound, StorageFailure."""
-        job = self._jobs.get(job_id)
-        if job is not None and job.result is None:
-            if job.record.owner != owner:
-                raise JobNotFound
-            return _live_view(job)
+        job = self._own(job_id, owner)
+        if job is not None and (job.result is not None or job.generation.begun or not job.told):
+            return job.view
         stored = await self._stored(job_id, owner)
-        if stored.result is None:
-            return JobView(
-                job_id=job_id,
-                status="working" if stored.begun else "queued",
-                model=stored.record.requests[0].model,
-                total=len(stored.record.requests),
-                created=stored.record.created,
-                updated=stored.record.created,
-                elapsed=max(0.0, (self._clock.now() - stored.record.created).total_seconds()),
-            )
-        return await self._ended_view(stored.record, stored.result)
+        if stored.result is None and job is not None:
+            return job.view
+        if job is not None:
+            self._lose(job)  # another pod has ended it while it waited here
+        return await self._stored_view(stored)
 
-    async def _ended_view(self, record: JobRecord, result: JobResult) -> JobView:
+    async def _stored_view(self, stored: StoredJob) -> JobView:
+        record, result = stored.record, stored.result
+        view = JobView(
+            job_id=record.job_id,
+            status="working" if stored.begun else "queued",
+            model=record.requests[0].model,
+            total=len(record.requests),
+            created=record.created,
+            updated=record.created,
+            elapsed=max(0.0, (self._clock.now() - record.created).total_seconds()),
+            keyed=record.key_digest is not None,
+            result_mode=record.result_mode,
+        )
+        return view if result is None else await self._ended_view(view, record, result)
+
+    async def _ended_view(self, view: JobView, record: JobRecord, result: JobResult) -> JobView:
         """With the images as they are in the store now: some may have come late, others may have expired."""
         lost = {missing.number: missing for missing in result.missing}
         images, missing, gone = [], [], 0
@@ -369,12 +365,9 @@ class JobService:
                 missing.append(why)
             elif result.status == "completed":
                 gone += 1
-        return JobView(
-            job_id=record.job_id,
+        return replace(
+            view,
             status="completed" if images else result.status,
-            model=record.requests[0].model,
-            total=len(record.requests),
-            created=record.created,
             updated=result.finished,
             images=tuple(images),
             missing=tuple(missing),
@@ -391,49 +384,24 @@ class JobService:
 
     async def wait(self, job_id: JobId, seconds: float, owner: str = ANONYMOUS) -> JobView:
         """The view as soon as the job has ended, or after `seconds`. Raises JobNotFound, StorageFailure."""
-        job = self._jobs.get(job_id)
+        job = self._own(job_id, owner)
         if job is not None:
-            if job.record.owner != owner:
-                raise JobNotFound
             await asyncio.wait({job.ending}, timeout=seconds)
-            if job.result is not None:
-                return await self._own_view(job)
-        else:
-            view = await self.view(job_id, owner)
-            if view.ended or seconds <= 0:
-                return view
-            await self._watch(job_id).wait(seconds)
-        return await self.view(job_id, owner)
-
-    async def _own_view(self, job: Job) -> JobView:
-        """Of a job that has just ended here: its images are at hand, and its record may have failed to be written."""
-        failed = job.recorded.done() and (job.recorded.cancelled() or job.recorded.exception() is not None)
-        view = _live_view(job)
-        result = job.result or self._result(job)
-        return replace(
-            view,
-            job_id=None if failed else view.job_id,
-            status=result.status,
-            updated=result.finished,
-            missing=result.missing,
-            reason=result.reason,
-            message=result.message,
-            progress=None,
-        )
-
-    def _watch(self, job_id: JobId) -> _Watch:
-        """One for each job and process, however many wait."""
+            return job.view if job.result is not None or job.released else await self.view(job_id, owner)
+        if self._leaving:  # nobody is kept waiting by a process that is about to end
+            return replace(await self.view(job_id, owner), handed_over=True)
         watch = self._watches.get(job_id)
         if watch is None:
-            watch = self._watches[job_id] = _Watch(self._store, job_id, lambda: self._watches.pop(job_id, None))
-        return watch
+            watch = JobWatch(self._store, job_id, lambda: self._watches.pop(job_id, None))
+            self._watches[job_id] = watch
+        return await self._stored_view(self._checked(await watch.wait(seconds), owner))
 
-    # --- other pods ---------------------------------------------------------------------------------------------------
+    # --- at each interval ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Show that this process lives, and look after the jobs of those that do not, until cancelled."""
         while True:
-            for step in (self.renew, self.look_after_others):
+            for step in (self._acknowledge_again, self._renew, self.takeover.look):
                 try:
                     await step()
                 except StorageFailure:
@@ -442,83 +410,42 @@ class JobService:
                     self._observer(Crashed(what=step.__name__, error=error))
             await self._clock.sleep(self._settings.lease_interval)
 
-    async def renew(self) -> None:
-        for job in list(self._jobs.values()):
-            if job.recorded.done() and job.result is None:
-                job.lease = replace(job.lease, beat=job.lease.beat + 1)
-                await self._store.renew(job.lease)
+    async def _acknowledge_again(self) -> None:
+        for job_id, job in list(self._unacknowledged.items()):
+            if job.result is not None:
+                await self._store.acknowledge(job.record, job.result)
+            del self._unacknowledged[job_id]
 
-    async def look_after_others(self) -> None:
-        """Take over what has been silent for three intervals, or was given up by a pod that stopped."""
-        unfinished = await self._store.unfinished()
-        now = self._clock.monotonic()
-        seen: dict[JobId, tuple[Lease, float]] = {}
-        for stored in unfinished:
-            job_id, lease = stored.record.job_id, stored.lease
-            if job_id in self._jobs:
-                continue
-            before = self._seen.get(job_id)
-            since = before[1] if before is not None and before[0] == lease else now
-            seen[job_id] = (lease, since)
-            if lease.released or now - since >= SILENT_INTERVALS * self._settings.lease_interval:
-                await self._take_over(stored)
-        self._seen = seen
+    async def _renew(self) -> None:
+        """A lease that is no longer ours tells that another pod has ended the job or taken it over."""
+        jobs = [job for job in self._jobs.values() if job.recorded.done() and job.result is None and not job.released]
+        renewed = await asyncio.gather(*(self._renew_one(job) for job in jobs), return_exceptions=True)
+        for job, ours in zip(jobs, renewed, strict=True):
+            if ours is False and job.result is None and job.job_id in self._jobs:
+                self._lose(job)
 
-    async def _take_over(self, stored: StoredJob) -> None:
-        if stored.begun:
-            await self._give_up(stored, "The sidecar that worked on it ended before the image was stored.")
-        elif stored.record.expires <= self._clock.now():
-            await self._give_up(stored, "No sidecar could take it before its time was over.")
-        elif not await self._is_unwanted(stored.record):
-            await self._adopt(stored)
+    async def _renew_one(self, job: Job) -> bool:
+        job.lease = replace(job.lease, beat=job.lease.beat + 1)
+        return job.unrecorded or await self._store.renew(job.lease)
 
-    async def _is_unwanted(self, record: JobRecord) -> bool:
-        """Whether another job won the key of this one before its pod could withdraw it."""
-        if record.key_digest is None or await self._store.key_holder(record.key_digest) == record.job_id:
-            return False
-        await self._store.withdraw(record.job_id)
-        return True
-
-    async def _give_up(self, stored: StoredJob, why: str) -> None:
-        """Record a job as interrupted, less the images that had been stored."""
-        record = stored.record
-        there = [await self._image(image_id) for image_id in record.image_ids]
-        missing = tuple(
-            MissingImage(number=number, seed=request.seed, reason=Interrupted.reason, message=why)
-            for number, (request, image) in enumerate(zip(record.requests, there, strict=True), start=1)
-            if image is None
-        )
-        result = JobResult(
-            job_id=record.job_id,
-            attempt=stored.lease.attempt,
-            status="completed" if any(there) else "failed",
-            finished=self._clock.now(),
-            missing=missing,
-            reason=Interrupted.reason if missing else None,
-            message=why if missing else None,
-        )
-        if await self._store.acknowledge(record, result):
-            self._observer(JobTakenOver(model=record.requests[0].model, adopted=False))
-
-    async def _adopt(self, stored: StoredJob) -> None:
+    def _adopt(self, stored: StoredJob) -> Job | None:
         """In line here first, so that a full queue leaves the job to a pod with room; then the claim decides.
 
         Not before the runtime is ready: after a restart of the whole pod it may load its model for minutes.
         """
         record = stored.record
+        lane = self._images.lane(record.requests[0].model)
+        if self._images.draining or not (lane.ready and lane.queue.has_room):
+            return None
         lease = Lease(job_id=record.job_id, attempt=stored.lease.attempt + 1, holder=self._instance)
         try:
-            lane = self._images.lane(record.requests[0].model)
-            if not (lane.ready and lane.queue.has_room):
-                return
-            job = self._start(record, lease)
-        except (ShuttingDown, InvalidRequest, StorageFailure):
-            return
+            job = self._start(record, lease, adopted=True)
+        except StorageFailure:
+            return None
         job.told = True
         job.recorded = asyncio.create_task(self._claim(job))
-        job.recorded.add_done_callback(_look_at_failure)
-        with contextlib.suppress(SidecarError):
-            await asyncio.shield(job.recorded)
+        job.recorded.add_done_callback(look_at_failure)
+        return job
 
     async def _claim(self, job: Job) -> None:
         claimed = False
@@ -527,58 +454,11 @@ class JobService:
         finally:
             if not claimed:
                 self._lose(job)
-        if not claimed:
-            raise TakenElsewhere
-        self._observer(JobTakenOver(model=job.record.requests[0].model, adopted=True))
 
 
-class _Watch:
-    """Looks at a job of another pod until it has ended, as long as somebody waits."""
+class _Users:
+    """A lock, and how many want it."""
 
-    def __init__(self, store: JobStore, job_id: JobId, forget: Callable[[], object]) -> None:
-        self._store = store
-        self._job_id = job_id
-        self._waiting = 0
-        self._task = asyncio.create_task(self._look())
-        self._task.add_done_callback(lambda _: forget())
-
-    async def wait(self, seconds: float) -> None:
-        self._waiting += 1
-        try:
-            await asyncio.wait({self._task}, timeout=seconds)
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                self._task.cancel()
-
-    async def _look(self) -> None:
-        while True:
-            try:
-                if (await self._store.read(self._job_id)).result is not None:
-                    return
-            except JobNotFound:
-                return
-            except StorageFailure:
-                pass  # who waits is told when its own look fails
-            await asyncio.sleep(WATCH_SECONDS)
-
-
-def _live_view(job: Job) -> JobView:
-    progress = job.generation.progress
-    return JobView(
-        job_id=job.record.job_id,
-        status="working" if job.generation.begun else "queued",
-        model=job.record.requests[0].model,
-        total=len(job.record.requests),
-        created=job.record.created,
-        updated=job.record.created,
-        images=job.generation.images,
-        progress=progress,
-        elapsed=progress.elapsed,
-    )
-
-
-def _look_at_failure(task: asyncio.Task[None]) -> None:
-    """Mark a failure as seen: who needs the outcome awaits the task, but maybe nobody does."""
-    if not task.cancelled():
-        task.exception()
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.count = 0

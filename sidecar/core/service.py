@@ -21,7 +21,7 @@ from sidecar.domain import (
     expiry,
     owner_tag,
 )
-from sidecar.errors import InvalidRequest, ShuttingDown, SidecarError, StorageFailure
+from sidecar.errors import InvalidRequest, ShuttingDown, SidecarError, StorageFailure, TakenElsewhere
 from sidecar.events import Crashed, GenerationEnded, ImageLost, ImageStored, PredictEnded, PredictStarted
 from sidecar.ports import Clock, Observer, StagedFile, Storage, Thumbnailer
 
@@ -72,6 +72,8 @@ class ImageService:
         owner: str = ANONYMOUS,
         image_ids: Sequence[ImageId] | None = None,
         admit: Admission | None = None,
+        *,
+        adopted: bool = False,
     ) -> Generation:
         """Queue one generation of one image per request, all of one model. The images get `image_ids`, or new ones.
 
@@ -83,9 +85,10 @@ class ImageService:
         try:
             return self._submit(lane, requests, owner, ids, admit or _at_once)
         except SidecarError as error:
-            self._observer(
-                GenerationEnded(model=lane.settings.name, outcome="rejected", seconds=0.0, reason=error.reason)
-            )
+            if not adopted:  # whose caller was told long ago that it is taken
+                self._observer(
+                    GenerationEnded(model=lane.settings.name, outcome="rejected", seconds=0.0, reason=error.reason)
+                )
             raise
 
     def mint(self, count: int, owner: str) -> tuple[ImageId, ...]:
@@ -138,6 +141,8 @@ class ImageService:
         error = predict.error  # also marks the task's exception as seen
         if error is not None and not isinstance(error, SidecarError):
             self._observer(Crashed(what="predict", error=error))
+        if isinstance(error, TakenElsewhere):
+            return
         if predict.abandoned and predict.started is not None and error is not None:
             reason = error.reason if isinstance(error, SidecarError) else "internal"
             self._observer(ImageLost(model=predict.request.model, reason=reason, message=str(error)))
@@ -208,12 +213,16 @@ class ImageService:
         """Return once nothing is queued or in flight."""
         await self._idle.wait()
 
-    async def drain(self, grace: float) -> None:
-        """Refuse new generations, let those under way finish within `grace` seconds, then give up the rest."""
+    async def settle(self, grace: float) -> None:
+        """Refuse new generations, and let those under way finish within `grace` seconds."""
         self.draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self.drained()
+
+    async def drain(self, grace: float) -> None:
+        """Settle, then give up the rest."""
+        await self.settle(grace)
         rest = list(self._predicts)
         for task in rest:
             task.cancel()

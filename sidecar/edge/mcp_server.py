@@ -24,7 +24,8 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from sidecar import __version__
 from sidecar.config import Settings
-from sidecar.core.jobs import JobService, JobView
+from sidecar.core.job import JobView
+from sidecar.core.jobs import JobService
 from sidecar.core.service import ImageService
 from sidecar.edge import prompts, resources, tasks
 from sidecar.edge.mcp_app import app as mcp_app

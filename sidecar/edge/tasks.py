@@ -17,7 +17,7 @@ from mcp_types import HEADER_MISMATCH, INVALID_PARAMS, METHOD_NOT_FOUND, MISSING
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ConfigDict, Field
 
-from sidecar.core.jobs import JobView
+from sidecar.core.job import JobView
 from sidecar.domain import JobId
 from sidecar.edge.tools.results import generation_result
 from sidecar.edge.tools.task_result import task_of

@@ -99,7 +99,7 @@ class Directory:
 
     def _part(self, data: bytes) -> Path:
         """A small file under `staging/`, durable."""
-        part = self.root / "staging" / f"{self.instance}-{secrets.token_hex(8)}.part"
+        part = self.private_path()
         try:
             with part.open("xb") as file:
                 file.write(data)
@@ -109,6 +109,10 @@ class Directory:
             part.unlink(missing_ok=True)
             raise
         return part
+
+    def private_path(self) -> Path:
+        """Where nobody else looks; swept after an hour should this process die."""
+        return self.root / "staging" / f"{self.instance}-{secrets.token_hex(8)}.part"
 
     def place(self, source: Path, final: Path) -> None:
         self.in_directory(final, source.rename)

@@ -12,6 +12,7 @@ Every "once" is a `link` of a finished file, so of several pods exactly one succ
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -55,10 +56,22 @@ class FileJobs:
         path = self._root / keys.idempotency_key(record.key_digest or "")
         while not self._directory.create_once(path, encode_key(record.job_id)):
             holder = self._key_holder(path)
-            if holder is not None and self._exists(holder):
+            if holder is not None and self._lives(holder, record.created):
                 return holder
-            disk.unlink(path)  # it belongs to no job any more
+            self._take_away(path, holder)
         return record.job_id
+
+    def _take_away(self, path: Path, holder: JobId | None) -> None:
+        """Remove a key of a job that is no more, unless it has become somebody else's meanwhile."""
+        private = self._directory.private_path()
+        try:
+            path.rename(private)
+        except FileNotFoundError:
+            return
+        if self._key_holder(private) != holder:
+            with contextlib.suppress(FileExistsError):
+                os.link(private, path)
+        private.unlink()
 
     async def key_holder(self, key_digest: str) -> JobId | None:
         return await self._directory.run("key_holder", self._key_holder, self._root / keys.idempotency_key(key_digest))
@@ -69,33 +82,67 @@ class FileJobs:
             return None if data is None else decode_key(data)
         return None
 
-    def _exists(self, job_id: JobId) -> bool:
-        return (self._root / keys.open_job_key(job_id)).exists() or (self._root / keys.done_job_key(job_id)).exists()
+    def _lives(self, job_id: JobId, now: datetime) -> bool:
+        data = disk.bytes_or_none(self._root / keys.open_job_key(job_id)) or disk.bytes_or_none(
+            self._root / keys.done_job_key(job_id)
+        )
+        try:
+            return data is not None and decode_job(data)[0].expires > now
+        except ValueError:
+            return True  # a newer version's: its key is not ours to take
 
     async def claim(self, lease: Lease) -> bool:
+        return await self._directory.run("claim", self._claim, lease)
+
+    def _claim(self, lease: Lease) -> bool:
+        """Whoever begins looks for a claim and whoever claims for a beginning, each after having made its own file."""
         path = self._root / keys.lease_key(lease.job_id, lease.attempt)
-        return await self._directory.run("claim", self._directory.create_once, path, encode_lease(lease))
+        if not self._directory.create_once(path, encode_lease(lease)):
+            return False
+        if self._is_open(lease.job_id) and not self._begun(lease.job_id):
+            return True
+        disk.unlink(path)
+        return False
 
-    async def renew(self, lease: Lease) -> None:
-        await self._directory.run("renew", self._renew, lease)
+    async def renew(self, lease: Lease) -> bool:
+        return await self._directory.run("renew", self._renew, lease)
 
-    def _renew(self, lease: Lease) -> None:
-        if (self._root / keys.open_job_key(lease.job_id)).exists():  # it may have been acknowledged meanwhile
-            self._directory.write(self._root / keys.lease_key(lease.job_id, lease.attempt), encode_lease(lease))
+    def _renew(self, lease: Lease) -> bool:
+        if not self._is_current(lease):
+            return False
+        self._directory.write(self._root / keys.lease_key(lease.job_id, lease.attempt), encode_lease(lease))
+        return True
 
     async def begin(self, lease: Lease) -> bool:
-        path = self._root / keys.begun_key(lease.job_id)
-        return await self._directory.run("begin", self._begin, path, lease)
+        return await self._directory.run("begin", self._begin, lease)
 
-    def _begin(self, path: Path, lease: Lease) -> bool:
-        """A job that has ended, or was withdrawn, cannot begin."""
-        job_exists = (self._root / keys.open_job_key(lease.job_id)).exists()
-        return job_exists and self._directory.create_once(path, encode_lease(lease))
+    def _begin(self, lease: Lease) -> bool:
+        """A job that has ended, was withdrawn, or was claimed anew cannot begin, also if that happened meanwhile."""
+        path = self._root / keys.begun_key(lease.job_id)
+        if not self._is_current(lease) or not self._directory.create_once(path, encode_lease(lease)):
+            return False
+        if self._is_current(lease):
+            return True
+        disk.unlink(path)
+        return False
+
+    def _is_open(self, job_id: JobId) -> bool:
+        return (self._root / keys.open_job_key(job_id)).exists()
+
+    def _begun(self, job_id: JobId) -> bool:
+        return (self._root / keys.begun_key(job_id)).exists()
+
+    def _is_current(self, lease: Lease) -> bool:
+        """Whether the job is there and nobody has claimed it after this lease."""
+        later = self._root / keys.lease_key(lease.job_id, lease.attempt + 1)
+        return self._is_open(lease.job_id) and not later.exists()
 
     async def acknowledge(self, record: JobRecord, result: JobResult) -> bool:
         return await self._directory.run("acknowledge", self._acknowledge, record, result)
 
     def _acknowledge(self, record: JobRecord, result: JobResult) -> bool:
+        if (self._root / keys.lease_key(record.job_id, result.attempt + 1)).exists():
+            return False
         path = self._root / keys.done_job_key(record.job_id)
         ours = self._directory.create_once(path, encode_job(record, result))
         self._remove_open(record.job_id)

@@ -27,6 +27,7 @@ def encode_job(record: JobRecord, result: JobResult | None = None) -> bytes:
         "begun": record.begun,
         "key_digest": record.key_digest,
         "arguments_digest": record.arguments_digest,
+        "result_mode": record.result_mode,
     }
     if result is not None:
         document["result"] = {
@@ -66,6 +67,7 @@ def _record(document: dict[str, Any]) -> JobRecord:
         begun=document["begun"] is True,
         key_digest=document["key_digest"],
         arguments_digest=str(document["arguments_digest"]),
+        result_mode=document.get("result_mode"),
     )
     if not record.requests or len(record.requests) != len(record.image_ids):
         raise ValueError("a job whose images do not match its requests")

@@ -11,12 +11,13 @@ import mcp_types as types
 from pydantic import Field, field_validator, model_validator
 
 from sidecar.core.generation import Lane
-from sidecar.domain import SEED_LIMIT, GenerationRequest
+from sidecar.domain import SEED_LIMIT, GenerationRequest, JobId
 from sidecar.edge.mcp_app.app import TOOL_META
 from sidecar.edge.tools.results import GenerationModel, failed_generation, generation_result
 from sidecar.edge.tools.task_result import created
 from sidecar.edge.tools.tool import Arguments, Call, Tool, ToolResult, input_schema
 from sidecar.edge.tools.waiting import Waiting
+from sidecar.errors import StorageFailure
 
 SMALLEST_SIDE, LARGEST_SIDE, SIDE_STEP = 64, 2048, 8
 
@@ -133,12 +134,7 @@ async def generate_image(call: Call, arguments: GenerateImageArguments) -> ToolR
     """
     waiting = Waiting(call)
     requests = _requests(arguments, call.service.lane(arguments.model))
-    job_id = await call.jobs.submit(
-        requests,
-        owner=call.owner,
-        key=arguments.idempotency_key,
-        arguments=arguments.model_dump_json(exclude={"result", "idempotency_key"}, exclude_defaults=True),
-    )
+    job_id = await _submitted(call, arguments, requests, waiting.left)
     try:
         view = await waiting.for_job(job_id)
         if not view.ended:
@@ -149,6 +145,25 @@ async def generate_image(call: Call, arguments: GenerateImageArguments) -> ToolR
     if call.takes_tasks and not view.ended:
         return created(view, call.settings.jobs.ttl)
     return await generation_result(call, view, arguments.result)
+
+
+async def _submitted(
+    call: Call, arguments: GenerateImageArguments, requests: list[GenerationRequest], seconds: float
+) -> JobId:
+    """Only a call with a key waits for the store before it begins, and such a call can be repeated."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await call.jobs.submit(
+                requests,
+                owner=call.owner,
+                key=arguments.idempotency_key,
+                arguments=arguments.model_dump_json(exclude={"result", "idempotency_key"}, exclude_defaults=True),
+                result_mode=arguments.result,
+            )
+    except TimeoutError:
+        raise StorageFailure(
+            "The image store is slow at the moment. Repeat the call with the same idempotency_key.", retry_after=5
+        ) from None
 
 
 def _requests(arguments: GenerateImageArguments, lane: Lane) -> list[GenerationRequest]:

@@ -56,9 +56,13 @@ async def cancel_generation(call: Call, arguments: CancelGenerationArguments) ->
     text = (
         "The generation is at the model's runtime, which cannot be interrupted; the image will be stored. "
         "get_generation waits for it."
+        if view.status == "working"
+        else "The generation could not be taken out of the queue at the moment. Try again."
     )
     structured = {**result.structured_content, "message": text}
-    return types.CallToolResult(content=[types.TextContent(text=text)], structured_content=structured)
+    return types.CallToolResult(
+        content=[types.TextContent(text=f"{text} job_id: {view.job_id}")], structured_content=structured
+    )
 
 
 _OUTPUT = GenerationModel.model_json_schema(mode="serialization")

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 import mcp_types as types
 import pybase64
 from pydantic import BaseModel, Field
 
 from sidecar.config import ResultMode
-from sidecar.core.jobs import JobView
+from sidecar.core.job import JobView
 from sidecar.core.service import THUMBNAIL_BYTES
 from sidecar.domain import ImageRecord, StoredImage
 from sidecar.edge.tools.tool import Call
@@ -25,6 +25,7 @@ from sidecar.errors import INTERNAL, SidecarError, UndecodablePicture
 from sidecar.storages.keys import extension
 
 IMAGE_BLOCK_CHARACTERS = 100_000
+PREVIEW_SECONDS = 5.0
 
 
 class ImageModel(BaseModel):
@@ -64,9 +65,13 @@ def image_url(base_url: str, record: ImageRecord) -> str:
 
 
 async def generation_result(call: Call, view: JobView, mode: ResultMode | None = None) -> types.CallToolResult:
-    """A job as the result of a tool call; `mode` overrides what the caller's URL and the settings say."""
+    """A job as the result of a tool call.
+
+    `mode`, or what the call that began the job wanted, overrides what the caller's URL and the settings say.
+    """
     if view.images and view.ended:
-        return await _completed(call, view, mode or call.presentation.mode)
+        wanted: dict[str | None, ResultMode] = {known: known for known in get_args(ResultMode)}
+        return await _completed(call, view, mode or wanted.get(view.result_mode, call.presentation.mode))
     message = _message(view)
     structured = GenerationModel(
         status=view.status, job_id=str(view.job_id) if view.job_id else None, images=[], message=message
@@ -113,7 +118,8 @@ def _message(view: JobView) -> str:
             "generate_image again, with another idempotency_key if you use one."
         )
     if view.ended:
-        return view.message or INTERNAL
+        again = " To try again, use another idempotency_key." if view.keyed else ""
+        return f"{view.message or INTERNAL}{again}"
     return (
         f"The image is not ready yet ({where_it_stands(view)}). It goes on by itself: call get_generation with this "
         "job_id to wait for it, and do not call generate_image again for it."
@@ -123,9 +129,10 @@ def _message(view: JobView) -> str:
 def where_it_stands(view: JobView) -> str:
     """A few words on a job that has not ended."""
     progress = view.progress
-    if view.status == "queued":
-        return f"queued, {progress.ahead} ahead" if progress is not None else "queued"
     estimate = progress.estimate if progress is not None else None
+    if view.status == "queued":
+        ahead = f", {progress.ahead} ahead" if progress is not None else ""
+        return f"queued{ahead}" if estimate is None else f"queued{ahead}, about {estimate:.0f} s to go"
     about = f" of about {estimate:.0f} s" if estimate is not None else " s"
     done = f", {progress.finished} of {progress.total} done" if progress and progress.total > 1 else ""
     return f"generating, {view.elapsed:.0f}{about}{done}"
@@ -193,26 +200,32 @@ async def _image_blocks(
     if mode == "link":
         return [], []
     budget = THUMBNAIL_BYTES // len(images)
-    blocks: list[types.ContentBlock] = []
-    notes: list[str] = []
-    for stored in images:
-        whole = mode == "full" and stored.record.size_bytes <= budget
-        try:
+    shown = await asyncio.gather(*(_image_block(call, stored, mode, budget) for stored in images))
+    blocks: list[types.ContentBlock] = [block for block, _ in shown if block is not None]
+    return blocks, list(dict.fromkeys(note for _, note in shown if note is not None))
+
+
+async def _image_block(
+    call: Call, stored: StoredImage, mode: ResultMode, budget: int
+) -> tuple[types.ImageContent | None, str | None]:
+    """One image of at most `budget` bytes, or a note on why there is none; a slow store is not waited for long."""
+    whole = mode == "full" and stored.record.size_bytes <= budget
+    try:
+        async with asyncio.timeout(PREVIEW_SECONDS):
             if whole:
                 data, media_type = await asyncio.to_thread(stored.path.read_bytes), stored.record.picture.media_type
             else:
                 data, media_type = await call.service.thumbnail(stored.record.image_id, budget), "image/webp"
-            blocks.append(types.ImageContent(data=pybase64.b64encode(data).decode(), mime_type=media_type))
-        except UndecodablePicture as error:
-            notes.append(
-                f"The picture with seed {stored.record.request.seed} cannot be decoded; "
-                f"the runtime sent a damaged one: {error.message}."
-            )
-        except (SidecarError, OSError):
-            notes.append("No preview could be made; the link has the image.")
-        if mode == "full" and not whole:
-            notes.append("The whole image is too large for a message, so a preview is shown; the link has all of it.")
-    return blocks, list(dict.fromkeys(notes))
+    except UndecodablePicture as error:
+        return None, (
+            f"The picture with seed {stored.record.request.seed} cannot be decoded; "
+            f"the runtime sent a damaged one: {error.message}."
+        )
+    except (SidecarError, OSError):  # a time-out is an OSError
+        return None, "No preview could be made; the link has the image."
+    note = "The whole image is too large for a message, so a preview is shown; the link has all of it."
+    block = types.ImageContent(data=pybase64.b64encode(data).decode(), mime_type=media_type)
+    return block, note if mode == "full" and not whole else None
 
 
 def rfc3339(moment: datetime) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sidecar.core.jobs import JobView
+from sidecar.core.job import JobView
 from sidecar.edge.tools.results import rfc3339, where_it_stands
 
 POLL_MILLISECONDS = 2000

@@ -10,7 +10,8 @@ import mcp_types as types
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sidecar.config import Settings
-from sidecar.core.jobs import JobService, JobView
+from sidecar.core.job import JobView
+from sidecar.core.jobs import JobService
 from sidecar.core.service import ImageService
 from sidecar.domain import ANONYMOUS
 from sidecar.edge.tools.presentation import Presentation
@@ -80,7 +81,8 @@ class Tool(Generic[A]):
             return message.removeprefix("Value error, ")
         name = bounded(str(location[0]), 60)
         if kind == "extra_forbidden":
-            return f"unknown argument {name!r}; {self.definition.name} takes {', '.join(self.arguments.model_fields)}"
+            takes = ", ".join(self.arguments.model_fields) or "no arguments"
+            return f"unknown argument {name!r}; {self.definition.name} takes {takes}"
         allowed = self.arguments.allowed[name]
         if kind == "missing":
             return f"{name} is required: {allowed}"

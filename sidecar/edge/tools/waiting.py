@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from sidecar.core.jobs import JobView
+from sidecar.core.job import JobView
 from sidecar.domain import JobId
 from sidecar.edge.tools.tool import Call
 
@@ -19,11 +19,16 @@ class Waiting:
         budget = call.settings.jobs.response_budget
         self._deadline = asyncio.get_running_loop().time() + min(budget, budget if seconds is None else seconds)
 
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+
     async def for_job(self, job_id: JobId) -> JobView:
         """Wait, telling of progress. Raises JobNotFound, StorageFailure."""
         while True:
-            left = self._deadline - asyncio.get_running_loop().time()
-            view = await self._call.jobs.wait(job_id, min(PROGRESS_SECONDS, max(0.0, left)), self._call.owner)
-            if view.ended or left <= PROGRESS_SECONDS:
+            left = self.left
+            view = await self._call.jobs.wait(job_id, min(PROGRESS_SECONDS, left), self._call.owner)
+            if view.ended or view.handed_over or left <= PROGRESS_SECONDS:
                 return view
             await self._call.report(view)

@@ -1,0 +1,115 @@
+"""A job as this process works on it, and as a caller may see it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sidecar.core.generation import Generation, Progress
+from sidecar.domain import JobId, JobRecord, JobResult, Lease, MissingImage, StoredImage
+
+JobStatus = Literal["queued", "working", "completed", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """What a caller may know of a job. `job_id` is None where it could not be recorded.
+
+    `gone` counts images that were made and are no longer stored; `progress` is known where the job is worked on here.
+    `keyed` says that the same call will always get this job. `handed_over`: this process is about to end and has left
+    the job to the next one. `result_mode` is how its first caller wanted the result.
+    """
+
+    job_id: JobId | None
+    status: JobStatus
+    model: str
+    total: int
+    created: datetime
+    updated: datetime
+    images: tuple[StoredImage, ...] = ()
+    missing: tuple[MissingImage, ...] = ()
+    gone: int = 0
+    reason: str | None = None
+    message: str | None = None
+    progress: Progress | None = None
+    elapsed: float = 0.0
+    keyed: bool = False
+    handed_over: bool = False
+    result_mode: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("completed", "failed", "cancelled")
+
+
+class Job:
+    """A job that this process holds."""
+
+    def __init__(self, record: JobRecord, lease: Lease, generation: Generation) -> None:
+        self.record = record
+        self.lease = lease
+        self.generation = generation
+        self.told = record.key_digest is not None
+        """Whether somebody may come back for it: then it is not dropped when its caller leaves."""
+        self.cancelled = False
+        self.released = False
+        """Whether it was left to the next process."""
+        self.lost = False
+        """Whether it turned out not to be ours: then somebody else says how it ended."""
+        self.recorded: asyncio.Task[None]
+        self.beginning: asyncio.Task[None] | None = None
+        self.ending: asyncio.Task[None]
+        self.result: JobResult | None = None
+
+    @property
+    def job_id(self) -> JobId:
+        return self.record.job_id
+
+    @property
+    def model(self) -> str:
+        return self.record.requests[0].model
+
+    @property
+    def unrecorded(self) -> bool:
+        """Whether its record could not be written."""
+        return self.recorded.done() and (self.recorded.cancelled() or self.recorded.exception() is not None)
+
+    def lose(self) -> None:
+        """It is not ours: what waits leaves the line without a word, and what the runtime has begun is stored."""
+        self.lost = True
+        self.generation.withdraw()
+
+    def release(self) -> None:
+        self.released = True
+        self.generation.withdraw()
+
+    @property
+    def view(self) -> JobView:
+        """How it stands here."""
+        progress = self.generation.progress
+        result = self.result
+        return JobView(
+            job_id=None if self.unrecorded else self.job_id,
+            status=result.status if result else "working" if self.generation.begun else "queued",
+            model=self.model,
+            total=len(self.record.requests),
+            created=self.record.created,
+            updated=result.finished if result else self.record.created,
+            images=self.generation.images,
+            missing=result.missing if result else (),
+            reason=result.reason if result else None,
+            message=result.message if result else None,
+            progress=None if result else progress,
+            elapsed=progress.elapsed,
+            keyed=self.record.key_digest is not None,
+            handed_over=self.released,
+            result_mode=self.record.result_mode,
+        )
+
+
+def look_at_failure(task: asyncio.Task[None]) -> None:
+    """Mark a failure as seen: who needs the outcome awaits the task, but maybe nobody does."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,52 @@
+"""Jobs in a directory keep the contract, and what only a directory has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from sidecar.ports import SystemClock
+from sidecar.storages.file import FileStorage
+from sidecar.storages.file_jobs import FileJobs
+from tests.job_store_contract import NOW, JobStoreContract, job, lease, result
+
+
+@pytest.fixture
+async def jobs(tmp_path: Path) -> AsyncIterator[FileJobs]:
+    store = FileStorage(tmp_path, max_bytes=None, clock=SystemClock(), observer=lambda event: None)
+    async with store.opened():
+        yield store.jobs
+
+
+class TestFileJobs(JobStoreContract):
+    """The directory keeps the contract."""
+
+
+async def test_an_ended_job_leaves_one_file(jobs: FileJobs, tmp_path: Path) -> None:
+    record = job()
+    await jobs.offer(record)
+    await jobs.begin(lease(record))
+    await jobs.renew(lease(record))
+    await jobs.acknowledge(record, result(record))
+    (left,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert left.name == f"{record.job_id}.json"
+
+
+async def test_a_lease_left_behind_is_tidied_away_and_a_newer_versions_job_is_not(
+    jobs: FileJobs, tmp_path: Path
+) -> None:
+    record = job()
+    await jobs.offer(record)
+    newer = tmp_path / f"jobs/open/{job().job_id}.json"
+    newer.write_bytes(b'{"schema_version": 2}')
+    stray = tmp_path / f"jobs/open/{job().job_id}.lease-1"
+    stray.write_bytes(b"{}")
+    for path in (newer, stray):
+        os.utime(path, (0, 0))
+    await jobs.delete_expired_jobs(NOW + timedelta(days=1))
+    assert (newer.exists(), stray.exists()) == (True, False)
+    assert [found.record for found in await jobs.unfinished()] == [record]
