@@ -43,8 +43,12 @@ class FileJobs:
     # --- one job ------------------------------------------------------------------------------------------------------
 
     async def offer(self, record: JobRecord) -> None:
+        await self._directory.run("offer", self._offer, record)
+
+    def _offer(self, record: JobRecord) -> None:
+        """A job that began at once is told to nobody before RESPONSE_BUDGET; until then the kernel has written it."""
         path = self._root / keys.open_job_key(record.job_id)
-        await self._directory.run("offer", self._directory.create_once, path, encode_job(record))
+        self._directory.create_once(path, encode_job(record), durable=not record.begun)
 
     async def withdraw(self, job_id: JobId) -> None:
         await self._directory.run("withdraw", self._remove_open, job_id)
