@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types floors docs docs-check e2e conformance bench lock clean
+.PHONY: help demo test check lint types floors docs docs-check manifests e2e conformance bench lock clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -17,7 +17,7 @@ demo: $(VENV)/.runtime ## one real image through MCP, no cluster and no GPU; Ctr
 test: $(VENV)/.dev ## all tests but the heavy real components; ARGS goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-check: lint types floors docs-check test ## everything CI runs but make e2e and make conformance
+check: lint types floors docs-check manifests test ## everything CI runs but make e2e and make conformance
 
 lint: $(VENV)/.dev ## ruff: style and common mistakes
 	$(BIN)/ruff format --check .
@@ -34,6 +34,9 @@ docs: $(VENV)/.dev ## write the generated tables into docs/
 
 docs-check: $(VENV)/.dev ## the generated tables are up to date
 	$(BIN)/python tools/generate_docs.py --check
+
+manifests: $(VENV)/.dev .kubectl/kubectl ## every overlay of kustomize/ rendered, validated and asserted on
+	$(BIN)/python -m tools.manifests
 
 e2e: $(VENV)/.dev .venv-e2e/.installed ## a real KServe server with a real diffusers pipeline (1.6 GB to install)
 	KSERVE_PYTHON=$(CURDIR)/.venv-e2e/bin/python $(BIN)/python -m pytest -m e2e -n 0 --timeout 300 tests/e2e
@@ -87,10 +90,13 @@ tests/npm/node_modules/.installed: tests/npm/package.json
 	$(NPM_INSTALL) --prefix tests/npm
 	@touch $@
 
+.kubectl/kubectl: tools/get_kubectl.py tools/kubectl.txt | $(VENV)/bin/python
+	@$(BIN)/python tools/get_kubectl.py $@
+
 .venv-peer/.installed: bench/peer/requirements.txt
 	@test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
 	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peer/requirements.txt
 	@touch $@
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-e2e .venv-peer .node tests/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-e2e .venv-peer .node .kubectl tests/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
