@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -289,3 +290,11 @@ def test_bad_input_fails_the_command(tree: Path, path: str, before: str, after: 
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
     assert any(line in text for text in done.stdout.splitlines()), done.stdout
+
+
+def test_the_deployment_guide_knows_every_overlay_and_names_no_folder_that_is_not_there() -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    for folder in folders(ROOT):
+        assert f"`{folder.name}`" in text or f"examples/{folder.name}`" in text, folder.name
+    for path in re.findall(r"\b(?:kustomize|manifests)/[\w./-]+\w", text):
+        assert (ROOT / path).exists(), path
