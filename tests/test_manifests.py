@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.real_parts import require
-from tools.manifests.assertions import ASSERTIONS, broken
+from tools.manifests.assertions import ASSERTIONS, KNOWN, broken
 from tools.manifests.one_place import different_sidecars, names_elsewhere
 from tools.manifests.rendering import ROOT, Rendering, folders, kubectl, rendered
 from tools.manifests.schemas import CUSTOM, invalid
@@ -53,6 +54,12 @@ def test_an_unknown_field_of_a_core_kind_is_an_error(renderings: dict[str, Rende
     (line,) = invalid(rendering)
     assert "Service/image-generation-mcp" in line
     assert "selectors" in line
+
+
+def test_the_example_secret_fits_its_schema_and_has_only_variables_that_mean_something() -> None:
+    secret = yaml.safe_load((ROOT / "manifests" / "secret.example.yaml").read_text())
+    assert list(invalid(Rendering("example", [secret]))) == []
+    assert [name for name in secret["stringData"] if name not in KNOWN and not name.startswith("AWS_")] == []
 
 
 def _of(rendering: Rendering, kind: str) -> Any:
