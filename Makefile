@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types floors docs docs-check e2e conformance bench lock clean
+.PHONY: help demo test check lint types floors docs docs-check manifests container-test e2e conformance bench lock clean
 
 help: ## this list
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.runtime ## one real image through MCP, no cluster and no GPU; Ctrl-C to stop (ARGS=--once stops by itself)
 	@$(BIN)/python -m sidecar demo $(ARGS)
@@ -17,7 +17,7 @@ demo: $(VENV)/.runtime ## one real image through MCP, no cluster and no GPU; Ctr
 test: $(VENV)/.dev ## all tests but the heavy real components; ARGS goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-check: lint types floors docs-check test ## everything CI runs but make e2e and make conformance
+check: lint types floors docs-check manifests test ## everything CI runs but make e2e and make conformance
 
 lint: $(VENV)/.dev ## ruff: style and common mistakes
 	$(BIN)/ruff format --check .
@@ -35,11 +35,17 @@ docs: $(VENV)/.dev ## write the generated tables into docs/
 docs-check: $(VENV)/.dev ## the generated tables are up to date
 	$(BIN)/python tools/generate_docs.py --check
 
+manifests: $(VENV)/.dev .kubectl/.installed ## every overlay of kustomize/ rendered, validated and asserted on
+	$(BIN)/python -m tools.manifests
+
 e2e: $(VENV)/.dev .venv-e2e/.installed ## a real KServe server with a real diffusers pipeline (1.6 GB to install)
 	KSERVE_PYTHON=$(CURDIR)/.venv-e2e/bin/python $(BIN)/python -m pytest -m e2e -n 0 --timeout 300 tests/e2e
 
 conformance: $(VENV)/.dev .node/node tests/npm/node_modules/.installed ## the MCP conformance tool and the npm clients against the sidecar (Node 22 or newer comes by npm)
 	NODE=$(CURDIR)/.node/node $(BIN)/python -m pytest -m npm -n 0 --timeout 120 tests/npm $(ARGS)
+
+container-test: $(VENV)/.dev ## the container image built and run (Linux, root, Python 3.13; Debian's buildah podman runc mmdebstrap)
+	$(BIN)/python -m pytest -m container -n 0 --timeout 400 tests/container $(ARGS)
 
 bench: $(VENV)/.dev .venv-peer/.installed ## speed and memory beside a FastMCP peer and nginx; ARGS names sections
 	PEER_PYTHON=$(CURDIR)/.venv-peer/bin/python $(BIN)/python bench/run.py $(ARGS)
@@ -47,6 +53,7 @@ bench: $(VENV)/.dev .venv-peer/.installed ## speed and memory beside a FastMCP p
 lock: $(VENV)/.dev ## make the hashed requirement files anew from pyproject.toml
 	$(PIP) install --quiet uv
 	$(BIN)/uv pip compile $(LOCK_OPTIONS) pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile $(LOCK_OPTIONS) --group build -o requirements-build.lock
 	$(BIN)/uv pip compile $(LOCK_OPTIONS) --group dev pyproject.toml -o requirements-dev.lock
 
 LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade
@@ -87,10 +94,14 @@ tests/npm/node_modules/.installed: tests/npm/package.json
 	$(NPM_INSTALL) --prefix tests/npm
 	@touch $@
 
+.kubectl/.installed: tools/get_kubectl.py tools/kubectl.txt | $(VENV)/bin/python
+	@$(BIN)/python tools/get_kubectl.py .kubectl/kubectl
+	@touch $@
+
 .venv-peer/.installed: bench/peer/requirements.txt
 	@test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
 	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peer/requirements.txt
 	@touch $@
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-e2e .venv-peer .node tests/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-e2e .venv-peer .node .kubectl tests/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

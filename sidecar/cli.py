@@ -69,9 +69,11 @@ def _add(
 
 def _serve(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     settings = _ready_to_log(environment)
+    from sidecar.observe.tracing import exported_traces
     from sidecar.serving import serve
 
-    asyncio.run(serve(settings))
+    with exported_traces(environment):
+        asyncio.run(serve(settings))
     return 0
 
 

@@ -24,6 +24,7 @@ from sidecar.domain import (
 from sidecar.errors import InvalidRequest, ShuttingDown, SidecarError, StorageFailure, TakenElsewhere
 from sidecar.events import Crashed, GenerationEnded, ImageLost, ImageStored, PredictEnded, PredictStarted
 from sidecar.ports import Clock, Observer, StagedFile, Storage, Thumbnailer
+from sidecar.spans import span
 
 THUMBNAIL_PIXELS = 512
 THUMBNAIL_BYTES = 75_000  # 100,000 characters in base64
@@ -149,7 +150,8 @@ class ImageService:
 
     async def _make(self, lane: Lane, predict: Predict, owner: str) -> StoredImage:
         queued = self._clock.monotonic()
-        await predict.turn
+        with span("queue", model=lane.settings.name):
+            await predict.turn
         predict.started = self._clock.monotonic()
         waited = predict.started - queued
         with ExitStack() as slot:
@@ -158,10 +160,12 @@ class ImageService:
             self._observer(PredictStarted(model=lane.settings.name, waited=waited))
             expected = self._expected_bytes(lane, predict.request)
             async with self._storage.stage(predict.image_id, expected) as staged:
-                image, seconds = await self._predict(lane, predict, staged)
+                with span("runtime", model=lane.settings.name):
+                    image, seconds = await self._predict(lane, predict, staged)
                 slot.close()  # the runtime is free; storing need not hold it up
                 record = self._record(predict, image, owner, waited, seconds)
-                stored = await self._storage.commit(image, record)
+                with span("store", backend=self._storage.backend, bytes=image.size_bytes):
+                    stored = await self._storage.commit(image, record)
         self._observer(ImageStored(backend=self._storage.backend, record=record, late=predict.abandoned))
         return stored
 

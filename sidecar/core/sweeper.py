@@ -9,6 +9,7 @@ from sidecar.domain import SweepReport
 from sidecar.errors import SidecarError
 from sidecar.events import StorageCounted, Swept
 from sidecar.ports import Clock, JobStore, Observer, Storage
+from sidecar.spans import span
 
 DELETIONS_PER_PASS = 10_000
 
@@ -26,7 +27,8 @@ class Sweeper:
     async def run(self) -> None:
         """Sweep at once and then at each interval, until cancelled. A pass that fails does not stop the next one."""
         while True:
-            report = await self.sweep()
+            with span("clean-up"):
+                report = await self.sweep()
             await self._clock.sleep(0.1 if report.more else self._interval)
 
     async def sweep(self) -> SweepReport:

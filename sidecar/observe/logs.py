@@ -26,6 +26,7 @@ from sidecar.events import (
     StorageOperation,
     Swept,
 )
+from sidecar.spans import current_ids
 
 _QUIET = ("asyncio", "aiohttp.access", "httpx", "PIL")
 
@@ -34,6 +35,7 @@ def configure_logging(settings: LogSettings) -> None:
     """Route every logger of the process to stderr in one format. To be called before the MCP SDK is used."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _traced,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -67,6 +69,12 @@ def configure_logging(settings: LogSettings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # The SDK tells of every refused request at warning; ours are counted and logged once, at the edge.
     logging.getLogger("mcp").setLevel(logging.ERROR if settings.level != "debug" else logging.DEBUG)
+
+
+def _traced(_logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """From a line to its trace."""
+    entry.update(current_ids())
+    return entry
 
 
 def _no_traceback_for_strangers(record: logging.LogRecord) -> bool:

@@ -27,6 +27,7 @@ from sidecar.events import (
     Swept,
 )
 from sidecar.observe.exposition import Exposition, Family
+from sidecar.spans import exemplar
 
 _GENERATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
 _STORAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -116,18 +117,18 @@ class Metrics:
     def http_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one HTTP request; `route` is a pattern, never a path that a caller chose."""
         self._http.of(route, method, str(status)).inc()
-        self._http_seconds.of(route, method).observe(seconds)
+        self._http_seconds.of(route, method).observe(seconds, exemplar())
 
     def _on_generation_ended(self, event: GenerationEnded) -> None:
         self._generations.of(event.model, event.outcome).inc()
         if event.outcome == "completed":
-            self._generation_seconds.of(event.model).observe(event.seconds)
+            self._generation_seconds.of(event.model).observe(event.seconds, exemplar())
 
     def _on_predict_started(self, event: PredictStarted) -> None:
-        self._queue_wait.of(event.model).observe(event.waited)
+        self._queue_wait.of(event.model).observe(event.waited, exemplar())
 
     def _on_predict_ended(self, event: PredictEnded) -> None:
-        self._runtime_seconds.of(event.model, event.outcome).observe(event.seconds)
+        self._runtime_seconds.of(event.model, event.outcome).observe(event.seconds, exemplar())
 
     def _on_predict_retried(self, event: PredictRetried) -> None:
         self._retries.of(event.model, event.reason).inc()
@@ -135,10 +136,10 @@ class Metrics:
     def _on_image_stored(self, event: ImageStored) -> None:
         self._stored_images.of(event.backend).inc()
         self._stored_bytes.of(event.backend).inc(event.record.size_bytes)
-        self._image_bytes.of(event.record.request.model).observe(event.record.size_bytes)
+        self._image_bytes.of(event.record.request.model).observe(event.record.size_bytes, exemplar())
 
     def _on_storage_operation(self, event: StorageOperation) -> None:
-        self._storage_seconds.of(event.backend, event.operation, event.outcome).observe(event.seconds)
+        self._storage_seconds.of(event.backend, event.operation, event.outcome).observe(event.seconds, exemplar())
 
     def _on_storage_counted(self, event: StorageCounted) -> None:
         self._storage_images.of(event.backend).set(event.inventory.images)
@@ -153,7 +154,7 @@ class Metrics:
         self._passes.of("failed" if event.failure or event.report.errors else "completed").inc()
         self._deleted.of().inc(event.report.deleted)
         self._freed.of().inc(event.report.freed_bytes)
-        self._cleanup_seconds.of().observe(event.report.seconds)
+        self._cleanup_seconds.of().observe(event.report.seconds, exemplar())
         if event.failure is None and not event.report.errors:
             self._last_success.of().set_to_current_time()
 

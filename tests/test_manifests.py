@@ -1,0 +1,307 @@
+"""What `make manifests` checks, and that each of its assertions can fail."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.real_parts import require
+from tools.manifests.assertions import ASSERTIONS, KNOWN, broken
+from tools.manifests.one_place import different_sidecars, names_elsewhere
+from tools.manifests.rendering import ROOT, Rendering, folders, kubectl, rendered
+from tools.manifests.schemas import CUSTOM, invalid
+
+Edit = Callable[[Any], None]
+
+
+@pytest.fixture(scope="module")
+def renderings() -> dict[str, Rendering]:
+    require(kubectl() is not None, "kubectl is not here: `make manifests` sets it up")
+    return {folder.name: rendered(folder) for folder in folders(ROOT)}
+
+
+def test_every_overlay_and_example_is_as_it_must_be(renderings: dict[str, Rendering]) -> None:
+    assert {name: broken(rendering) for name, rendering in renderings.items() if broken(rendering)} == {}
+    assert {*renderings} >= {"local", "pvc", "s3", "prod", "standalone", "attach-model", "attach-containers"}
+
+
+def test_every_object_fits_its_schema(renderings: dict[str, Rendering]) -> None:
+    assert [line for rendering in renderings.values() for line in invalid(rendering)] == []
+
+
+def test_custom_kinds_are_held_against_their_schemas(renderings: dict[str, Rendering]) -> None:
+    require(CUSTOM.exists(), "the checker of custom kinds is not beside the project")
+    rendering = copy.deepcopy(renderings["local"])
+    _of(rendering, "InferenceService")["spec"]["predictor"]["minReplica"] = 1
+    (line,) = invalid(rendering)
+    assert "InferenceService/image-generation: spec.predictor" in line
+    assert "minReplica" in line
+
+
+def test_an_unknown_field_of_a_core_kind_is_an_error(renderings: dict[str, Rendering]) -> None:
+    rendering = copy.deepcopy(renderings["local"])
+    _of(rendering, "Service")["spec"]["selectors"] = {}
+    (line,) = invalid(rendering)
+    assert "Service/image-generation-mcp" in line
+    assert "selectors" in line
+
+
+def test_the_example_secret_fits_its_schema_and_has_only_variables_that_mean_something() -> None:
+    secret = yaml.safe_load((ROOT / "manifests" / "secret.example.yaml").read_text())
+    assert list(invalid(Rendering("example", [secret]))) == []
+    assert [name for name in secret["stringData"] if name not in KNOWN and not name.startswith("AWS_")] == []
+
+
+def _of(rendering: Rendering, kind: str) -> Any:
+    return next(rendering.of_kind(kind))
+
+
+def _at(path: str, value: Any) -> Edit:
+    """Set what stands at `Kind.key.0.key…`; ... as the value removes it."""
+
+    def edit(rendering: Rendering) -> None:
+        kind, *keys = path.split(".")
+        place: Any = _of(rendering, kind)
+        for key in keys[:-1]:
+            place = place[int(key)] if isinstance(place, list) else place.setdefault(key.replace("~", "."), {})
+        last: Any = int(keys[-1]) if isinstance(place, list) else keys[-1].replace("~", ".")
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+
+    return edit
+
+
+def _without(kind: str) -> Edit:
+    def edit(rendering: Rendering) -> None:
+        rendering.documents.remove(_of(rendering, kind))
+
+    return edit
+
+
+def _sidecar_first(rendering: Rendering) -> None:
+    _of(rendering, "InferenceService")["spec"]["predictor"]["containers"].reverse()
+
+
+POD = "InferenceService.spec.predictor"
+SIDECAR = f"{POD}.containers.1"
+MUTATIONS: list[tuple[str, str, Edit, str]] = [
+    ("containers_are_in_order", "local", _sidecar_first, "containers are ['mcp-image-sidecar', 'kserve-container']"),
+    ("containers_are_in_order", "local", _at(f"{POD}.containers.1", ...), "containers are ['kserve-container']"),
+    (
+        "the_mode_is_standard",
+        "local",
+        _at("InferenceService.metadata.annotations.serving~kserve~io/deploymentMode", "Knative"),
+        "deploymentMode is Knative",
+    ),
+    ("variables_are_known", "s3", _at("ConfigMap.data.IMAGE_TLL", "1h"), "IMAGE_TLL is no variable"),
+    ("variables_are_known", "standalone", _at("ConfigMap.data.IMAGE_TLL", "1h"), "IMAGE_TLL is no variable"),
+    ("the_environment_is_accepted", "pvc", _at("ConfigMap.data.RUNTIME_TIMEOUT", "5 minutes"), "refuses RUNTIME_TIME"),
+    (
+        "references_are_resolved",
+        "pvc",
+        _without("PersistentVolumeClaim"),
+        "PersistentVolumeClaim 'image-generation-mcp'",
+    ),
+    ("references_are_resolved", "local", _without("ServiceAccount"), "ServiceAccount 'image-generation-mcp' is not"),
+    ("references_are_resolved", "local", _without("ConfigMap"), "is not among the rendered objects"),
+    ("references_are_resolved", "local", _at(f"{SIDECAR}.envFrom.1.secretRef.optional", False), "Secret 'image-gen"),
+    ("references_are_resolved", "local", _at(f"{POD}.volumes.2", ...), "mounts 'images', which is no volume"),
+    (
+        "the_optional_secret_is_the_documented_one",
+        "local",
+        _at(f"{SIDECAR}.envFrom.1.secretRef.name", "typo"),
+        "optional Secret 'typo'",
+    ),
+    ("selectors_match_the_pod", "local", _at("Service.spec.selector.component", "preditcor"), "Service/image-gener"),
+    ("selectors_match_the_pod", "prod", _at("PodMonitor.spec.selector.matchLabels", {"a": "b"}), "PodMonitor/image"),
+    ("selectors_match_the_pod", "prod", _at("NetworkPolicy.spec.podSelector", {}), "NetworkPolicy/image-generation-m"),
+    ("selectors_match_the_pod", "prod", _at("PodDisruptionBudget.spec.selector", {}), "PodDisruptionBudget/image-g"),
+    ("no_object_has_a_label_of_kserve", "local", _at("Service.metadata.labels.component", "x"), "the label component"),
+    (
+        "no_object_has_a_label_of_kserve",
+        "prod",
+        _at("PodMonitor.metadata.labels.serving~kserve~io/inferenceservice", "x"),
+        "KServe deletes",
+    ),
+    ("ports_lead_somewhere", "local", _at("Service.spec.ports.0.targetPort", "http"), "leads to http, which nothing"),
+    ("ports_lead_somewhere", "prod", _at("PodMonitor.spec.podMetricsEndpoints.0.port", "m"), "scrapes port 'm'"),
+    ("ports_lead_somewhere", "local", _at(f"{SIDECAR}.livenessProbe.httpGet.port", 8001), "asks port 8001"),
+    ("the_sidecar_listens_where_its_ports_say", "local", _at("ConfigMap.data.LISTEN_PORT", "8001"), "listens on"),
+    ("the_sidecar_listens_where_its_ports_say", "local", _at("ConfigMap.data.LISTEN_HOST", ...), "is 127.0.0.1"),
+    (
+        "the_endpoint_is_the_runtime_beside_it",
+        "local",
+        _at("ConfigMap.data.KSERVE_ENDPOINT", "http://localhost:8081/v1/models/stable-diffusion"),
+        "is not the port of kserve-container",
+    ),
+    (
+        "the_endpoint_is_the_runtime_beside_it",
+        "attach-model",
+        _at("InferenceService.metadata.name", "elsewhere"),
+        "the runtime serves 'elsewhere'",
+    ),
+    ("only_the_sidecars_ports_are_open", "prod", _at("NetworkPolicy.spec.ingress.0.ports.0.port", 8080), "8080 takes"),
+    ("only_the_sidecars_ports_are_open", "prod", _at("NetworkPolicy.spec.ingress.0.from", ...), "admits everybody"),
+    ("every_container_asks_for_cpu", "local", _at(f"{SIDECAR}.resources.requests.cpu", ...), "requests no cpu"),
+    ("every_container_asks_for_cpu", "local", _at(f"{POD}.containers.0.resources", {}), "kserve-container requests"),
+    ("containers_are_restricted", "local", _at(f"{SIDECAR}.securityContext", ...), "mcp-image-sidecar lacks securityC"),
+    ("containers_are_restricted", "attach-model", _at(f"{POD}.containers.0.securityContext", ...), "lacks securityC"),
+    *(
+        ("containers_are_restricted", "s3", _at(f"{POD}.containers.0.securityContext.{key}", value), f"lacks {text}")
+        for key, value, text in (
+            ("runAsNonRoot", ..., "securityContext runAsNonRoot"),
+            ("allowPrivilegeEscalation", True, "securityContext allowPrivilegeEscalation"),
+            ("capabilities", {"drop": []}, "securityContext capabilities"),
+            ("seccompProfile", {"type": "Unconfined"}, "securityContext seccompProfile"),
+            ("readOnlyRootFilesystem", False, "securityContext readOnlyRootFilesystem"),
+            ("runAsUser", 0, "securityContext a runAsUser"),
+        )
+    ),
+    ("pods_are_restricted", "local", _at(f"{POD}.securityContext", ...), "lacks securityContext.runAsNonRoot"),
+    ("pods_are_restricted", "local", _at(f"{POD}.automountServiceAccountToken", ...), "lacks automountService"),
+    ("pods_are_restricted", "attach-model", _at(f"{POD}.enableServiceLinks", ...), "lacks enableServiceLinks"),
+    ("pods_are_restricted", "local", _at("Namespace.metadata.labels", {}), "does not enforce the restricted"),
+    ("the_store_has_room", "local", _at("ConfigMap.data.STORAGE_MAX_BYTES", "5GiB"), "it must be less"),
+    ("the_store_has_room", "local", _at("ConfigMap.data.STORAGE_MAX_BYTES", ...), "STORAGE_MAX_BYTES is None"),
+    ("the_store_has_room", "local", _at(f"{POD}.volumes.2.emptyDir", {}), "has None bytes"),
+    ("the_store_has_room", "local", _at("ConfigMap.data.STORAGE_PATH", "/srv/images"), "is on no volume"),
+    (
+        "the_store_has_room",
+        "pvc",
+        _at("PersistentVolumeClaim.spec.resources.requests.storage", "40Gi"),
+        "it must be less",
+    ),
+    ("other_paths_are_writable", "s3", _at("ConfigMap.data.SPOOL_PATH", "/srv/spool"), "/srv/spool is on no volume"),
+    ("other_paths_are_writable", "local", _at(f"{SIDECAR}.volumeMounts.0", ...), "/tmp is on no volume"),
+    ("several_pods_share_their_store", "local", _at(f"{POD}.maxReplicas", 2), "up to 2 replicas on an emptyDir"),
+    ("several_pods_share_their_store", "local", _at(f"{POD}.deploymentStrategy", ...), "needs the strategy Recreate"),
+    ("several_pods_share_their_store", "prod", _at(f"{POD}.minReplicas", 1), "would block every drain"),
+    (
+        "several_pods_share_their_store",
+        "pvc",
+        _at("PersistentVolumeClaim.spec.accessModes", ["ReadWriteOnce"]),
+        "a second pod cannot mount",
+    ),
+    ("the_autoscaler_is_the_right_one", "prod", _without("ScaledObject"), "autoscalerClass is external with 0"),
+    ("the_autoscaler_is_the_right_one", "prod", _at("ScaledObject.spec.scaleTargetRef.name", "x"), "scales x, KServe"),
+    ("the_autoscaler_is_the_right_one", "prod", _at("ScaledObject.spec.maxReplicaCount", 9), "has other bounds than"),
+    ("the_autoscaler_is_the_right_one", "prod", _at("ScaledObject.metadata.namespace", "x"), "of other namespaces"),
+    ("nothing_is_cut_off_when_a_pod_ends", "local", _at(f"{POD}.terminationGracePeriodSeconds", 310), "is 310, which"),
+    ("nothing_is_cut_off_when_a_pod_ends", "local", _at(f"{POD}.containers.0.lifecycle", ...), "preStop is None"),
+    ("nothing_is_cut_off_when_a_pod_ends", "local", _at(f"{POD}.timeout", ...), "timeout is 60"),
+    ("probes_ask_the_right_routes", "local", _at(f"{SIDECAR}.readinessProbe.httpGet.path", "/livez"), "asks /livez"),
+    ("probes_ask_the_right_routes", "local", _at(f"{POD}.containers.0.livenessProbe", {}), "is probed by HTTP"),
+    ("hosts_of_the_service_are_answered", "local", _at("Service.metadata.name", "other"), "ALLOWED_HOSTS lacks other"),
+]
+
+
+@pytest.mark.parametrize(
+    ("assertion", "overlay", "edit", "line"), MUTATIONS, ids=[f"{m[0]}:{m[3][:30]}" for m in MUTATIONS]
+)
+def test_what_is_wrong_is_said_in_one_line(
+    renderings: dict[str, Rendering], assertion: str, overlay: str, edit: Edit, line: str
+) -> None:
+    rendering = copy.deepcopy(renderings[overlay])
+    edit(rendering)
+    (asserted,) = (function for function in ASSERTIONS if getattr(function, "__name__", "") == assertion)
+    found = list(asserted(rendering))
+    assert any(line in text for text in found), found
+    assert all("\n" not in text for text in found)
+    assert {*found} <= {*broken(rendering)}
+
+
+def test_every_assertion_is_seen_to_fail() -> None:
+    assert {mutation[0] for mutation in MUTATIONS} == {getattr(function, "__name__", "") for function in ASSERTIONS}
+
+
+def test_a_sidecar_that_differs_in_one_place_is_found(renderings: dict[str, Rendering]) -> None:
+    other = copy.deepcopy(renderings["s3"])
+    _at(f"{SIDECAR}.resources", {})(other)
+    assert list(different_sidecars([renderings["local"], other])) == [
+        "s3: the sidecar's resources is not the one of local"
+    ]
+    assert list(different_sidecars([*renderings.values()])) == []
+
+
+@pytest.fixture
+def tree(tmp_path: Path, renderings: dict[str, Rendering]) -> Path:
+    """A copy of what is rendered, to be spoilt; two overlays are enough."""
+    for part in ("kustomize", "manifests"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("examples", "prod", "standalone"))
+    return tmp_path
+
+
+def spoil(tree: Path, path: str, before: str, after: str) -> None:
+    file = tree / path
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
+
+
+def test_a_name_that_stands_in_two_places_is_found(tree: Path) -> None:
+    spoil(
+        tree, "manifests/inferenceservice/inferenceservice.yaml", "HF_HOME, value: ", "HF_HOME, value: stable-diffusion"
+    )
+    local = tree / "kustomize" / "overlays" / "local"
+    assert list(names_elsewhere(tree, local)) == [
+        "names.yaml: model is 'stable-diffusion', and that stands somewhere else too"
+    ]
+
+
+def test_a_name_that_goes_nowhere_is_found(tree: Path) -> None:
+    spoil(tree, "kustomize/overlays/local/names.yaml", "data:", "data:\n  bucket: example")
+    assert list(names_elsewhere(tree, tree / "kustomize" / "overlays" / "local")) == ["names.yaml: bucket goes nowhere"]
+
+
+SIDECAR_FIRST = """
+patches:
+  - target: {kind: InferenceService}
+    patch: '[{"op": "move", "from": "/spec/predictor/containers/1", "path": "/spec/predictor/containers/0"}]'
+components:"""
+BAD_INPUT = [
+    ("manifests/sidecar/sidecar.env", "RUNTIME_TIMEOUT", "RUNTIME_TIMEUOT", "RUNTIME_TIMEUOT is no variable"),
+    ("kustomize/components/pvc-rwx/kustomization.yaml", "claimName: image-generation-mcp", "claimName: gone", "'gone'"),
+    (
+        "kustomize/overlays/pvc/kustomization.yaml",
+        "components:",
+        SIDECAR_FIRST,
+        "pvc: InferenceService/image-generation: containers are ['mcp-image-sidecar', 'kserve-container']",
+    ),
+    (
+        "manifests/inferenceservice/inferenceservice.yaml",
+        "runAsNonRoot: true",
+        "runAsNonRoot: false",
+        "lacks securityContext runAsNonRoot: true",
+    ),
+    ("kustomize/components/names/kustomization.yaml", "data.runtime-image", "data.runtime-imaeg", "runtime-imaeg"),
+]
+
+
+@pytest.mark.parametrize(("path", "before", "after", "line"), BAD_INPUT, ids=[bad[3] for bad in BAD_INPUT])
+def test_bad_input_fails_the_command(tree: Path, path: str, before: str, after: str, line: str) -> None:
+    spoil(tree, path, before, after)
+    command = [sys.executable, "-m", "tools.manifests", str(tree)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert any(line in text for text in done.stdout.splitlines()), done.stdout
+
+
+def test_the_deployment_guide_knows_every_overlay_and_names_no_folder_that_is_not_there() -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    for folder in folders(ROOT):
+        assert f"`{folder.name}`" in text or f"examples/{folder.name}`" in text, folder.name
+    for path in re.findall(r"\b(?:kustomize|manifests)/[\w./-]+\w", text):
+        assert (ROOT / path).exists(), path

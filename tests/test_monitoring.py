@@ -1,0 +1,187 @@
+"""Alerts and the dashboard, by a real Prometheus beside a sidecar at work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from sidecar.core.generation_queue import ModelQueue
+from sidecar.observe.metrics import Metrics
+from sidecar.ports import SystemClock
+from tests.conftest import Sidecar, StartSidecar, metric_becomes
+from tests.fake_kserve import FakeKServe, say, succeed_when
+from tests.real_parts import require
+
+ROOT = Path(__file__).parent.parent
+RULES = yaml.safe_load((ROOT / "manifests" / "prometheusrule" / "prometheusrule.yaml").read_text())["spec"]
+ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]
+DASHBOARD = json.loads((ROOT / "manifests" / "grafana" / "dashboard.json").read_text())
+QUERIES = sorted({target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]})
+EXPECTED = ROOT / "tests" / "alerts.yaml"
+COMING = {"imagegen_spool_images"}
+"""Metrics of the S3 store, which alerts may name before the code has them."""
+
+
+def program(name: str) -> str:
+    found = shutil.which(name)
+    require(found is not None, f"{name} is not installed")
+    return str(found)
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    """The alerts as a Prometheus reads them."""
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump(RULES))
+    return path
+
+
+def promtool(*arguments: str | Path) -> tuple[int, str]:
+    done = subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_promtool_accepts_the_alerts(rules: Path) -> None:
+    status, said = promtool("check", "rules", rules)
+    assert (status, f"{len(ALERTS)} rules found" in said) == (0, True), said
+
+
+def test_each_alert_fires_when_it_should_and_not_otherwise(rules: Path) -> None:
+    shutil.copy(EXPECTED, rules.parent)
+    status, said = promtool("test", "rules", rules.parent / EXPECTED.name)
+    assert status == 0, said
+
+
+def test_each_alert_is_tested_both_ways() -> None:
+    tests = [test for group in yaml.safe_load(EXPECTED.read_text())["tests"] for test in group["alert_rule_test"]]
+    names = {rule["alert"] for rule in ALERTS}
+    assert {test["alertname"] for test in tests if test["exp_alerts"]} == names
+    assert {test["alertname"] for test in tests if not test["exp_alerts"]} == names
+
+
+def test_an_alert_that_no_longer_fires_fails_its_test(rules: Path) -> None:
+    rules.write_text(rules.read_text().replace("> 600", "> 6000"))
+    shutil.copy(EXPECTED, rules.parent)
+    status, said = promtool("test", "rules", rules.parent / EXPECTED.name)
+    assert (status, "ImageQueueStuck" in said) == (1, True)
+
+
+def metric_names(expression: str) -> set[str]:
+    names = re.findall(r"\bimagegen_\w+", expression)
+    return {re.sub(r"_(bucket|count|sum)$", "", name) for name in names}
+
+
+def test_alerts_and_dashboard_name_only_metrics_that_exist() -> None:
+    queue = ModelQueue(concurrency=1, limit=1, clock=SystemClock())
+    described = Metrics({"painter": queue}, "file").exposition.described()
+    known = {f"{metric.name}_total" if metric.kind == "counter" else metric.name for metric in described}
+    for expression in (*QUERIES, *(rule["expr"] for rule in ALERTS)):
+        assert metric_names(expression) <= known | COMING, expression
+    named = set().union(*(metric_names(query) for query in QUERIES))
+    assert known - named - COMING == set(), "not on the dashboard"
+
+
+@asynccontextmanager
+async def prometheus(sidecar: Sidecar, rules: Path) -> AsyncIterator[str]:
+    """A real one that scrapes the sidecar and evaluates the alerts; yields its URL."""
+    target = {"targets": [sidecar.url.removeprefix("http://")], "labels": {"namespace": "here", "pod": "this"}}
+    config = {
+        "global": {"scrape_interval": "200ms", "evaluation_interval": "500ms"},
+        "rule_files": [str(rules)],
+        "scrape_configs": [{"job_name": "sidecar", "static_configs": [target]}],
+    }
+    file = rules.with_name("prometheus.yml")
+    file.write_text(json.dumps(config))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    where = (f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.path={rules.parent / 'tsdb'}")
+    process = await asyncio.create_subprocess_exec(
+        program("prometheus"), f"--config.file={file}", *where, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def ask(sidecar: Sidecar, url: str, **parameters: str) -> Any:
+    """The data of an API answer, or None while it is not up."""
+    try:
+        async with sidecar.session.get(url, params=parameters) as response:
+            return (await response.json())["data"]
+    except aiohttp.ClientError:
+        return None
+
+
+def finite(data: Any) -> bool:
+    return any(math.isfinite(float(series["value"][1])) for series in (data or {}).get("result", []))
+
+
+def filled_in(query: str) -> str:
+    """As Grafana sends it, with everything chosen; the range is short because the scrapes are close."""
+    chosen = {"$__rate_interval": "20s", "$namespace": ".*", "$model": ".*"}
+    for name, value in chosen.items():
+        query = query.replace(name, value)
+    assert "$" not in query
+    return query
+
+
+async def all_kinds_of_generations(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    """One succeeds, one fails, one is at the runtime and one waits behind it, one is refused."""
+    image = await sidecar.made()
+    await sidecar.get(image["url"])
+    kserve.script.append(say(500, {"error": "broken"}))
+    assert (await sidecar.generate()).is_error
+    kserve.script.append(succeed_when(release := asyncio.Event()))
+    waiting = [asyncio.create_task(sidecar.generate()) for _ in range(2)]
+    await kserve.seen(3)
+    await metric_becomes(sidecar, 'imagegen_queue_depth{model="painter"}', 1)
+    assert (await sidecar.generate()).is_error
+    release.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_every_query_of_the_dashboard_returns_data(
+    start_sidecar: StartSidecar, kserve: FakeKServe, rules: Path
+) -> None:
+    sidecar = await start_sidecar(QUEUE_LIMIT="1", CLEANUP_INTERVAL="1s")
+    await sidecar.until_ready()
+    missing = {*QUERIES}
+    async with prometheus(sidecar, rules) as url, asyncio.timeout(50):
+        while missing:
+            await all_kinds_of_generations(sidecar, kserve)
+            kserve.instances.clear()
+            for query in tuple(missing):
+                if finite(await ask(sidecar, f"{url}/api/v1/query", query=filled_in(query))):
+                    missing.remove(query)
+        groups = (await ask(sidecar, f"{url}/api/v1/rules"))["groups"]
+        while any(rule["health"] == "unknown" for group in groups for rule in group["rules"]):
+            groups = (await ask(sidecar, f"{url}/api/v1/rules"))["groups"]
+        assert {rule["name"]: rule["health"] for group in groups for rule in group["rules"]} == {
+            rule["alert"]: "ok" for rule in ALERTS
+        }
+
+
+def sections(page: str) -> Iterator[str]:
+    return (heading.lower() for heading in re.findall(r"^## (\w+)$", page, re.MULTILINE))
+
+
+def test_each_alert_has_a_section_in_the_runbook() -> None:
+    headings = list(sections((ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")))
+    assert headings == [rule["alert"].lower() for rule in ALERTS]
+    for rule in ALERTS:
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"

@@ -1,0 +1,1 @@
+"""`make manifests`: every overlay rendered, validated, expanded to the pod it becomes, and that pod asserted on."""

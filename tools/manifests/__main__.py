@@ -1,0 +1,41 @@
+"""Check every overlay and example: a line for each problem, exit 1 if there is one. An argument names another tree."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tools.manifests.assertions import broken
+from tools.manifests.one_place import different_sidecars, names_elsewhere
+from tools.manifests.rendering import ROOT, NotRendered, Rendering, folders, rendered
+from tools.manifests.schemas import ci_accepts, custom_kinds_unchecked, invalid
+
+
+def problems_of(root: Path) -> tuple[list[Rendering], list[str]]:
+    """What could be rendered, and everything wrong with it."""
+    renderings, problems = [], []
+    for folder in folders(root):
+        try:
+            rendering = rendered(folder)
+        except NotRendered as error:
+            problems.append(f"{folder.name}: {error}")
+            continue
+        renderings.append(rendering)
+        found = [*invalid(rendering), *broken(rendering), *names_elsewhere(root, folder)]
+        problems.extend(f"{folder.name}: {line}" for line in found)
+    return renderings, [*problems, *different_sidecars(renderings)]
+
+
+def main() -> None:
+    renderings, problems = problems_of(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT)
+    reason = custom_kinds_unchecked()
+    if reason is not None:
+        print(reason if ci_accepts(reason) else f"{reason}, and CI must not skip this")
+    print(*problems, sep="\n", end="\n" if problems else "")
+    objects = sum(len(rendering.documents) for rendering in renderings)
+    print(f"{len(renderings)} renderings, {objects} objects, {len(problems)} problems")
+    sys.exit(1 if problems or not renderings or not ci_accepts(reason) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Images, models, buckets and hosts are named once, in names.yaml: what is changed there is changed everywhere."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tools.manifests.pods import SIDECAR, pods
+from tools.manifests.rendering import NotRendered, Rendering, rendered
+
+
+def names_elsewhere(root: Path, folder: Path) -> Iterator[str]:
+    """Render a copy with other names, and look for the old ones."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for part in ("kustomize", "manifests"):
+            shutil.copytree(root / part, Path(scratch) / part)
+        names = Path(scratch) / folder.relative_to(root) / "names.yaml"
+        if not names.exists():
+            yield "names.yaml is not there"
+            return
+        document = yaml.safe_load(names.read_text())
+        before = document["data"]
+        document["data"] = {key: f"other-{index}" for index, key in enumerate(before)}
+        names.write_text(yaml.safe_dump(document))
+        try:
+            rendering = rendered(names.parent)
+        except NotRendered as error:
+            yield str(error)
+            return
+    text, ours = yaml.safe_dump_all(rendering.documents), rendering.ours  # a team's own files say what they like
+    for key, value in before.items():
+        if value in text and ours:
+            yield f"names.yaml: {key} is {value!r}, and that stands somewhere else too"
+        if document["data"][key] not in text:
+            yield f"names.yaml: {key} goes nowhere"
+
+
+def different_sidecars(renderings: list[Rendering]) -> Iterator[str]:
+    """The sidecar's container is written in several files and must be the same in all."""
+    found = [
+        (rendering.name, _without_names(pod.container(SIDECAR))) for rendering in renderings for pod in pods(rendering)
+    ]
+    for name, container in found[1:]:
+        for key in sorted({*container, *found[0][1]}):
+            if container.get(key) != found[0][1].get(key):
+                yield f"{name}: the sidecar's {key} is not the one of {found[0][0]}"
+
+
+def _without_names(container: dict[str, Any] | None) -> dict[str, Any]:
+    """The container without what an overlay names: images, and the hash at the ConfigMap's name."""
+    rest = {key: value for key, value in (container or {}).items() if key not in ("image", "envFrom")}
+    rest["envFrom"] = [sorted(source) for source in (container or {}).get("envFrom", [])]
+    return rest
