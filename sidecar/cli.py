@@ -108,11 +108,10 @@ async def _sweep_once(settings: Settings) -> dict[str, object]:
     from sidecar.core.sweeper import Sweeper
     from sidecar.observe.logs import EventLog
     from sidecar.ports import SystemClock
-    from sidecar.storages.file import FileStorage
+    from sidecar.storages.opening import opened_store
 
     clock, observer = SystemClock(), EventLog()
-    store = FileStorage(settings.storage.path, max_bytes=settings.storage.max_bytes, clock=clock, observer=observer)
-    async with store.opened() as storage:
+    async with opened_store(settings.storage, clock=clock, observer=observer) as storage:
         sweeper = Sweeper(
             storage, storage.jobs, interval=settings.storage.cleanup_interval, clock=clock, observer=observer
         )

@@ -7,7 +7,6 @@ result stay under 100,000 base64 characters together.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
@@ -165,6 +164,11 @@ def _notes(view: JobView) -> list[str]:
     notes = [f"Image {gap.number} of {view.total} (seed {gap.seed}) is missing: {gap.message}" for gap in view.missing]
     if view.gone:
         notes.append(f"{view.gone} of {view.total} images have expired or been deleted.")
+    if any(stored.held for stored in view.images):
+        notes.append(
+            "The image store is away, so the image is held on one pod until the store is back: its link works where "
+            "that pod answers."
+        )
     if record.dropped_parameters:
         notes.append(f"The runtime does not take {', '.join(record.dropped_parameters)}; the image was made without.")
     asked = (record.request.width, record.request.height)
@@ -199,7 +203,7 @@ async def _image_blocks(
         whole = mode == "full" and stored.record.size_bytes <= budget
         try:
             if whole:
-                data, media_type = await asyncio.to_thread(stored.path.read_bytes), stored.record.picture.media_type
+                data, media_type = await call.service.read(stored), stored.record.picture.media_type
             else:
                 data, media_type = await call.service.thumbnail(stored.record.image_id, budget), "image/webp"
             blocks.append(types.ImageContent(data=pybase64.b64encode(data).decode(), mime_type=media_type))
@@ -208,7 +212,7 @@ async def _image_blocks(
                 f"The picture with seed {stored.record.request.seed} cannot be decoded; "
                 f"the runtime sent a damaged one: {error.message}."
             )
-        except (SidecarError, OSError):
+        except SidecarError:
             notes.append("No preview could be made; the link has the image.")
         if mode == "full" and not whole:
             notes.append("The whole image is too large for a message, so a preview is shown; the link has all of it.")
