@@ -47,7 +47,7 @@ class StorageWatch:
     @property
     def _waiting(self) -> str:
         """What would be lost with this pod."""
-        return f" {self._storage.held} finished images wait on this pod for the store." if self._storage.held else ""
+        return f" Finished images waiting on this pod for the store: {held}." if (held := self._storage.held) else ""
 
 
 class RuntimeWatch:

@@ -116,7 +116,7 @@ class Bucket:
             opened = await asyncio.to_thread(file.open, "rb")
         except OSError as error:
             raise disk_failure_of(error) from error
-        deadline = 2 * DEADLINE_SECONDS + size / _SLOWEST_BYTES_PER_SECOND
+        deadline = DEADLINE_SECONDS + size / _SLOWEST_BYTES_PER_SECOND
         with opened:
             await self.run(operation, lambda: self._put(key, Body=opened, ContentLength=size, **headers), deadline)
 
