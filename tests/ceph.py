@@ -165,8 +165,9 @@ def _gateway(programs: _Programs, port: int) -> str:
     return url
 
 
-def _create_bucket(url: str) -> None:
-    client: Any = botocore.session.get_session().create_client(
+def client(url: str) -> Any:
+    """botocore's own client, to look at the store from another side."""
+    return botocore.session.get_session().create_client(
         "s3",
         endpoint_url=url,
         region_name="us-east-1",
@@ -174,8 +175,12 @@ def _create_bucket(url: str) -> None:
         aws_secret_access_key=SECRET_KEY,
         config=Config(s3={"addressing_style": "path"}),
     )
-    client.create_bucket(Bucket=BUCKET)
-    client.close()
+
+
+def _create_bucket(url: str) -> None:
+    s3 = client(url)
+    s3.create_bucket(Bucket=BUCKET)
+    s3.close()
 
 
 def _until(observed: Callable[[], bool]) -> None:

@@ -15,9 +15,13 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from sidecar.config import read_settings
 from sidecar.edge.mcp_app.app import APP_URI
+from sidecar.ports import SystemClock
+from sidecar.storages.s3 import opened_s3
 from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed, succeed_when
+from tests.jobs_contract import job, lease
 from tests.pictures import picture
 from tests.test_jobs import BRIEF, call, ended, start
 
@@ -114,9 +118,31 @@ async def test_the_newest_fifty_cost_one_listing_however_many_there_are(
         for _ in range(6):
             await writer.made(width=64, height=64)
         reader = await start_sidecar(**settings)  # the day's inventory is the writer's
-        await reader.service.list_images(limit=3)
-        records = [(kind, path) for kind, path in on_the_way.passed if "records/" in path]
-        assert [sum(kind == one for kind, _ in records) for one in ("LIST", "GET")] == [1, 4]
+        for listings in (1, 2):
+            await reader.service.list_images(limit=3)
+            records = [(kind, path) for kind, path in on_the_way.passed if "records/" in path]
+            assert [sum(kind == one for kind, _ in records) for one in ("LIST", "GET")] == [listings, 4]
+
+
+def trouble(status: int, code: str) -> web.Response:
+    return web.Response(status=status, text=f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (409, "ConditionalRequestConflict")]
+)
+async def test_a_passing_trouble_of_the_store_is_waited_out(
+    status: int, code: str, s3: dict[str, str], aiohttp_server: Any, tmp_path: Path
+) -> None:
+    async with toll(aiohttp_server, s3) as (on_the_way, settings):
+        given = read_settings({**settings, "STORAGE_PATH": str(tmp_path)}).storage
+        async with opened_s3(given, clock=SystemClock(), observer=lambda event: None) as store:
+            on_the_way.instead += [trouble(status, code), trouble(status, code)]
+            record = job()
+            if status != 409:  # which only a conditional PUT is answered with
+                await store.jobs.offer(record)
+            assert await store.jobs.claim(lease(record)) is True
+            assert await store.jobs.claim(lease(record)) is False
 
 
 # --- delivery ---------------------------------------------------------------------------------------------------------

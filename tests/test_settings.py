@@ -110,7 +110,7 @@ def test_a_bucket_is_described_whole() -> None:
         pool_size=32,
         url_ttl=900,
         delivery="proxy",
-        spool=Path("/data"),
+        spool=Path("/data/spool"),
     )
 
 

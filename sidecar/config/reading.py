@@ -138,7 +138,7 @@ def _s3(values: Mapping[str, Any], problems: list[str]) -> S3Settings | None:
         pool_size=values["S3_POOL_SIZE"],
         url_ttl=values["S3_URL_TTL"],
         delivery=values["IMAGE_DELIVERY"],
-        spool=values["SPOOL_PATH"] or values["STORAGE_PATH"],
+        spool=values["SPOOL_PATH"] or values["STORAGE_PATH"] / "spool",
     )
 
 

@@ -259,8 +259,8 @@ VARIABLES: tuple[Variable, ...] = (
         parse=parsers.absolute_directory,
         allowed="an absolute path",
         unit="path",
-        meaning="With s3: directory where images are staged, and where they wait while the store is away. It must "
-        "outlive the container (emptyDir or PVC). Unset: STORAGE_PATH.",
+        meaning="With s3: directory where images are staged, and where they wait while the store is away. One of its "
+        "own for each pod, and it should outlive the container (emptyDir). Unset: `spool` under STORAGE_PATH.",
     ),
     Variable(
         name="IMAGE_TTL",

@@ -31,7 +31,16 @@ class RecentImages:
         return None if entry is None else entry[1]
 
     def remember(self, stored: StoredImage) -> None:
-        self._entries[stored.record.image_id] = (self._clock.monotonic(), stored)
+        """It was there just now."""
+        self._put(stored, self._clock.monotonic())
+
+    def learn(self, stored: StoredImage) -> None:
+        """Its record was read; whether all of it is there was not looked at."""
+        if stored.record.image_id not in self._entries:
+            self._put(stored, float("-inf"))
+
+    def _put(self, stored: StoredImage, seen: float) -> None:
+        self._entries[stored.record.image_id] = (seen, stored)
         self._entries.move_to_end(stored.record.image_id)
         if len(self._entries) > _ENTRIES:
             self._entries.popitem(last=False)

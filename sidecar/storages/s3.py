@@ -48,20 +48,28 @@ _EXTENSIONS = ("png", "jpg", "webp")
 
 
 @asynccontextmanager
-async def opened_s3(settings: StorageSettings, *, clock: Clock, observer: Observer) -> AsyncIterator[S3Storage]:
-    """The store between start and stop. A bucket that cannot be used yet is `check`'s to report."""
+async def opened_s3(
+    settings: StorageSettings, *, clock: Clock, observer: Observer, sends: bool = True
+) -> AsyncIterator[S3Storage]:
+    """The store between start and stop. A bucket that cannot be used yet is `check`'s to report.
+
+    `sends` False leaves alone what waits in the spool, which may be another process's.
+    """
     if settings.s3 is None:
         raise ValueError("no bucket was configured")
     spool = FileStorage(settings.s3.spool, max_bytes=settings.max_bytes, clock=clock, observer=observer)
     async with spool.opened() as local, opened_bucket(settings.s3, clock, observer) as bucket:
         storage = S3Storage(bucket, local, settings, settings.s3, clock=clock, observer=observer)
-        await storage.recall_spooled()
-        sending = asyncio.create_task(storage.keep_sending())
+        sending = []
+        if sends:
+            await storage.recall_spooled()
+            sending.append(asyncio.create_task(storage.keep_sending()))
         try:
             yield storage
         finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
             if bucket.away is None:
                 await bucket.forget_probe(storage.instance)
 
@@ -285,8 +293,14 @@ class S3Storage:
         return list(zip(names, found, strict=True))
 
     async def _listed_record(self, image_id: ImageId) -> ImageRecord | None:
+        """Records never change: one that was read before is not read again."""
         known = self._recent.known(image_id)
-        return known.record if known is not None else await self._record(image_id, "list")
+        if known is not None:
+            return known.record
+        record = await self._record(image_id, "list")
+        if record is not None:
+            self._recent.learn(StoredImage(record=record))
+        return record
 
     # --- deleting -----------------------------------------------------------------------------------------------------
 
