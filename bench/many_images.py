@@ -44,6 +44,11 @@ def _make(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
 
 
+def record_of(image_id: ImageId, size: int) -> ImageRecord:
+    """Of an image made just now for a day."""
+    return _record(image_id, image_id.created, image_id.created + timedelta(hours=24), size)
+
+
 def _record(image_id: ImageId, created: datetime, expires: datetime, size: int) -> ImageRecord:
     return ImageRecord(
         image_id=image_id,

@@ -23,12 +23,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import bucket
 import load
 import many_images
 from processes import Server, free_port, peer, project, runtime
 
 from sidecar.ports import SystemClock
 from sidecar.storages.file import FileStorage
+from tests import ceph
 
 MIB = 1024 * 1024
 IMAGE, LARGE_IMAGE = int(1.5 * MIB), 8 * MIB
@@ -188,6 +190,28 @@ class Bench:
         self.add(Row("100,000 images: longest turn of the loop meanwhile", "ms", stall["turn"]))
         self._clear()
 
+    def bucket(self) -> None:
+        """Left out where Ceph is not installed."""
+        if not ceph.available():
+            return
+        with ceph.shared(self.work / "ceph") as gateway:
+            asyncio.run(self._bucket(gateway.url))
+
+    async def _bucket(self, url: str) -> None:
+        png = bytes(64 * 1024)
+        async with bucket.store(url, self.work) as opened:
+            await opened.check()
+            held = await bucket.upload_memory(opened, 8, 32 * MIB)
+            self.add(Row("bucket: memory per upload in flight, 8 × 32 MB", "MB", held / MIB))
+            asked = await bucket.calls_of_a_generation(opened, png)
+            self.add(Row("bucket: PUTs per generation", "calls", asked.get("PUT", 0), goal="≤ 5"))
+            self.add(Row("bucket: GETs and LISTs per generation", "calls", asked.get("GET", 0), goal="0"))
+            self.add(Row("bucket: deletions per generation", "calls", asked.get("POST", 0) + asked.get("DELETE", 0)))
+            await bucket.fill(opened, 10_000, png[:1024])
+            unknown, known = await bucket.list_50(opened)
+            self.add(Row("bucket of 10,000 images: list 50 by a new process", "ms", unknown * 1000))
+            self.add(Row("bucket of 10,000 images: list 50 again", "ms", known * 1000))
+
     def _clear(self) -> None:
         for name in ("project", "peer"):
             shutil.rmtree(self.work / name, ignore_errors=True)
@@ -277,7 +301,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-SECTIONS = ("generations", "memory", "serving", "scrape", "stalls", "many_images")
+SECTIONS = ("generations", "memory", "serving", "scrape", "stalls", "many_images", "bucket")
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from sidecar.observe.logs import EventLog
 from sidecar.observe.metrics import Metrics
 from sidecar.ports import Clock, Observer, SystemClock
 from sidecar.runtimes.kserve_v1 import KServeV1Runtime, client_session
-from sidecar.storages.file import FileStorage
+from sidecar.storages.opening import opened_store
 
 _log = structlog.stdlib.get_logger("sidecar.app")
 
@@ -82,10 +82,11 @@ async def _parts(app: web.Application) -> AsyncIterator[None]:
     async with AsyncExitStack() as parts:
         session = await parts.enter_async_context(client_session())
         lanes = {model.name: _lane(model, settings, session, clock, observer) for model in settings.models}
-        metrics = app[keys.METRICS] = Metrics({name: lane.queue for name, lane in lanes.items()}, FileStorage.backend)
+        metrics = app[keys.METRICS] = Metrics(
+            {name: lane.queue for name, lane in lanes.items()}, settings.storage.backend
+        )
         observer.all = (metrics, EventLog())
-        store = FileStorage(settings.storage.path, max_bytes=settings.storage.max_bytes, clock=clock, observer=observer)
-        storage = await parts.enter_async_context(store.opened())
+        storage = await parts.enter_async_context(opened_store(settings.storage, clock=clock, observer=observer))
         service = app[keys.SERVICE] = ImageService(
             lanes=lanes,
             storage=storage,
@@ -95,13 +96,13 @@ async def _parts(app: web.Application) -> AsyncIterator[None]:
             observer=observer,
         )
         jobs = app[keys.JOBS] = JobService(
-            service, store.jobs, settings.jobs, instance=secrets.token_hex(6), clock=clock, observer=observer
+            service, storage.jobs, settings.jobs, instance=secrets.token_hex(6), clock=clock, observer=observer
         )
         storage_watch = StorageWatch(storage, clock)
         runtime_watches = {name: RuntimeWatch(lane, clock, observer) for name, lane in lanes.items()}
         app[keys.HEALTH] = Health(storage_watch, runtime_watches)
         sweeper = Sweeper(
-            storage, store.jobs, interval=settings.storage.cleanup_interval, clock=clock, observer=observer
+            storage, storage.jobs, interval=settings.storage.cleanup_interval, clock=clock, observer=observer
         )
         watches = (storage_watch.run(), sweeper.run(), jobs.run(), *(watch.run() for watch in runtime_watches.values()))
         await parts.enter_async_context(_background(*watches))

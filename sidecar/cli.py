@@ -50,6 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--once", action="store_true", help="stop after the image")
     _add(commands, "stdio", _stdio, "the MCP server on standard input and output, images on a free loopback port")
     _add(commands, "sweep", _sweep, "one clean-up pass, its result as one JSON line")
+    _add(commands, "migrate", _migrate, "copy the images of STORAGE_PATH to the bucket, resumable, verified by digest")
+    lifecycle = "print the bucket lifecycle rule that deletes what no sweep has deleted, as JSON"
+    _add(commands, "lifecycle", _lifecycle, lifecycle)
     config = _add(commands, "config", _config, "every setting: variable, effective value, default, unit, meaning")
     config.add_argument("--format", choices=("table", "json"), default="table")
     _add(commands, "healthcheck", _healthcheck, "exit 0 when a sidecar running on this machine is ready, else 1")
@@ -110,15 +113,46 @@ async def _sweep_once(settings: Settings) -> dict[str, object]:
     from sidecar.core.sweeper import Sweeper
     from sidecar.observe.logs import EventLog
     from sidecar.ports import SystemClock
-    from sidecar.storages.file import FileStorage
+    from sidecar.storages.opening import opened_store
 
     clock, observer = SystemClock(), EventLog()
-    store = FileStorage(settings.storage.path, max_bytes=settings.storage.max_bytes, clock=clock, observer=observer)
-    async with store.opened() as storage:
+    async with opened_store(settings.storage, clock=clock, observer=observer, sends=False) as storage:
         sweeper = Sweeper(
             storage, storage.jobs, interval=settings.storage.cleanup_interval, clock=clock, observer=observer
         )
         return asdict(await sweeper.sweep())
+
+
+def _migrate(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    settings = _ready_to_log(environment)
+    if settings.storage.s3 is None:
+        raise BadConfiguration(["STORAGE_BACKEND: 'file' was given; allowed to migrate: s3, the bucket to copy to"])
+    report = asyncio.run(_migrate_all(settings))
+    print(json.dumps(report))
+    return 1 if report["errors"] else 0
+
+
+async def _migrate_all(settings: Settings) -> dict[str, object]:
+    from sidecar.observe.logs import EventLog
+    from sidecar.ports import SystemClock
+    from sidecar.storages.opening import migrated
+
+    clock, observer = SystemClock(), EventLog()
+    report, problems = await migrated(settings.storage, clock=clock, observer=observer)
+    for problem in problems:
+        print(f"mcp-image-sidecar: {problem}", file=sys.stderr)
+    return asdict(report)
+
+
+def _lifecycle(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    """For `aws s3api put-bucket-lifecycle-configuration` and its like."""
+    settings = read_settings(environment)
+    if settings.storage.s3 is None:
+        raise BadConfiguration(["STORAGE_BACKEND: 'file' was given; allowed with a lifecycle rule: s3"])
+    from sidecar.storages.lifecycle import lifecycle_rules
+
+    print(json.dumps(lifecycle_rules(settings.storage, settings.storage.s3.prefix, settings.jobs.ttl), indent=2))
+    return 0
 
 
 def _config(options: argparse.Namespace, environment: Mapping[str, str]) -> int:

@@ -179,10 +179,14 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """A record and the local file that holds the image."""
+    """A record and the local file that holds the image; without one the store gives the bytes.
+
+    `held`: the store is away, and the image is on this pod alone until it is back.
+    """
 
     record: ImageRecord
-    path: Path
+    path: Path | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

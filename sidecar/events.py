@@ -91,6 +91,13 @@ class StorageOperation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spooled:
+    """So many images wait on this pod for a store that is away."""
+
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageCounted:
     backend: str
     inventory: Inventory
@@ -123,6 +130,7 @@ Event = (
     | Crashed
     | JobTakenOver
     | StorageOperation
+    | Spooled
     | StorageCounted
     | RuntimeSeen
     | Swept

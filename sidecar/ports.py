@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -114,6 +114,14 @@ class ExpiredImage:
     key: str
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A way to an image's bytes that needs no credentials, until `expires` (aware UTC)."""
+
+    url: str
+    expires: datetime
+
+
 RecordFilter = Callable[[ImageRecord], bool]
 """Whether a record is one that the caller looks for."""
 
@@ -143,6 +151,24 @@ class Storage(Protocol):
         """Raises ImageNotFound for unknown and expired images."""
         ...
 
+    def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:
+        """Part of an image's bytes in pieces. Raises ImageNotFound where they are gone."""
+        ...
+
+    async def link(self, stored: StoredImage) -> Link | None:
+        """Where a client gets the image from the store itself; None where only `stream` gives it."""
+        ...
+
+    @property
+    def held(self) -> int:
+        """Images that wait on this pod for a store that is away."""
+        ...
+
+    @property
+    def link_origin(self) -> str | None:
+        """The origin of every link, None where there are none."""
+        ...
+
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
         """The stored thumbnail, or None if nobody has asked for one yet."""
         ...
@@ -167,16 +193,16 @@ class Storage(Protocol):
         """The expiry index up to `now`, oldest first."""
         ...
 
-    async def delete_expired(self, expired: ExpiredImage) -> Deletion:
-        """Delete one expired image and its place in the index."""
+    async def delete_expired(self, expired: Sequence[ExpiredImage]) -> list[Deletion | BaseException]:
+        """Delete expired images and their places in the index; for each what was done, or why it was not."""
         ...
 
     async def delete_leftovers(self, now: datetime) -> int:
         """Remove temporary files of crashed writers older than an hour; how many."""
         ...
 
-    async def take_inventory(self, now: datetime) -> Inventory:
-        """Count what is there, and delete orphans older than an hour on the way."""
+    async def take_inventory(self, now: datetime) -> Inventory | None:
+        """Count what is there, and delete orphans older than an hour on the way; None where that is not due."""
         ...
 
     async def check(self) -> None:

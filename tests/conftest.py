@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from sidecar.config import read_settings
 from sidecar.core.service import ImageService
 from sidecar.edge import keys
 from sidecar.serving import Running, running
+from tests import ceph
 from tests.fake_kserve import FakeKServe
+from tests.real_parts import require
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
@@ -103,6 +107,31 @@ class Sidecar:
     def _files(self) -> list[str]:
         parts = [path.relative_to(self.store) for path in self.store.rglob("*") if path.is_file()]
         return sorted(str(part) for part in parts if not part.name.endswith("-probe.part"))
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[ceph.Ceph]:
+    """Ceph's object gateway, one for all processes of this test run."""
+    require(ceph.available(), "Ceph is not installed (Debian: radosgw, ceph-mon, ceph-osd)")
+    base = tmp_path_factory.getbasetemp()
+    with ceph.shared((base if worker_id == "master" else base.parent) / "ceph") as started:
+        yield started
+
+
+@pytest.fixture
+def s3(gateway: ceph.Ceph, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Settings of a part of a bucket that is this test's own; the credentials are in the environment."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ceph.ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", ceph.SECRET_KEY)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return {
+        "STORAGE_BACKEND": "s3",
+        "S3_BUCKET": ceph.BUCKET,
+        "S3_PREFIX": f"test-{secrets.token_hex(6)}",
+        "S3_ENDPOINT_URL": gateway.url,
+    }
 
 
 StartSidecar = Callable[..., Awaitable[Sidecar]]

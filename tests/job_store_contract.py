@@ -61,6 +61,13 @@ class JobStoreContract:
         assert await jobs.unfinished() == []
         assert not await jobs.begin(lease(record))
 
+    async def test_unfinished_jobs_come_oldest_first(self, jobs: JobStore) -> None:
+        records = [job(NOW + timedelta(seconds=number)) for number in (2, 0, 1)]
+        for record in records:
+            await jobs.offer(record)
+        found = [stored.record.created for stored in await jobs.unfinished()]
+        assert found == sorted(record.created for record in records)
+
     async def test_of_many_who_begin_one_does(self, jobs: JobStore) -> None:
         record = job()
         await jobs.offer(record)

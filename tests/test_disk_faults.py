@@ -22,7 +22,7 @@ from sidecar.storages.file import FileStorage
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, succeed
 from tests.pictures import picture
-from tests.storage_contract import PNG, HeldClock, listed, put
+from tests.storage_contract import PNG, HeldClock, bytes_of, listed, put
 
 Mount = Callable[[str], Path]
 
@@ -235,7 +235,7 @@ async def test_a_commit_that_finds_no_room_for_one_of_its_files_leaves_none(inod
         else:
             assert inodes_left >= 6
         clock.advance(timedelta(seconds=5))
-        assert (await store.get(kept)).path.read_bytes() == PNG
+        assert await bytes_of(store, await store.get(kept)) == PNG
         for path in made:
             path.unlink()
         await put(store, clock.now())

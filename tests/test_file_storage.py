@@ -28,7 +28,7 @@ from sidecar.storages.file import FileStorage
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, say, succeed, succeed_when
 from tests.pictures import picture
-from tests.storage_contract import DAY, PNG, HeldClock, listed, put
+from tests.storage_contract import DAY, PNG, HeldClock, bytes_of, listed, put
 
 HOUR = timedelta(hours=1)
 
@@ -119,7 +119,7 @@ async def test_a_commit_cancelled_at_any_moment_leaves_the_whole_image_or_nothin
     await until(lambda: files(root) in (set(), whole))
     clock.advance(timedelta(seconds=5))
     if files(root):
-        assert (await store.get(image_id)).path.read_bytes() == PNG
+        assert await bytes_of(store, await store.get(image_id)) == PNG
     else:
         with pytest.raises(ImageNotFound):
             await store.get(image_id)
@@ -137,7 +137,7 @@ async def test_two_writers_of_one_id_do_not_spoil_the_first(root: Path, store: F
                 pass
         assert staged.path.exists()
     assert files(root) == before
-    assert (await store.get(image_id)).path.read_bytes() == PNG
+    assert await bytes_of(store, await store.get(image_id)) == PNG
 
 
 async def test_an_image_whose_staged_file_has_gone_is_not_committed(

@@ -21,7 +21,7 @@ from sidecar.storages.file import FileStorage
 from sidecar.storages.records import decode_record, encode_record
 from tests.conftest import StartSidecar
 from tests.fake_kserve import FakeKServe
-from tests.storage_contract import DAY, PNG, HeldClock, StorageContract, listed, put
+from tests.storage_contract import DAY, PNG, HeldClock, StorageContract, bytes_of, listed, put
 
 HOURS = timedelta(hours=1)
 
@@ -123,10 +123,18 @@ async def test_without_room_the_runtime_is_not_asked(start_sidecar: StartSidecar
     assert not (await sidecar.generate(width=64, height=64)).is_error
 
 
+async def test_an_image_in_use_survives_its_deletion_for_who_reads_it(store: FileStorage, clock: HeldClock) -> None:
+    stored = await put(store, clock.now())
+    assert stored.path is not None
+    with stored.path.open("rb") as reader:
+        await store.delete(stored.record.image_id)
+        assert reader.read() == PNG
+
+
 async def test_two_instances_share_a_directory(tmp_path: Path, clock: HeldClock) -> None:
     async with file_store(tmp_path, clock).opened() as one, file_store(tmp_path, clock).opened() as other:
         image_id = (await put(one, clock.now())).record.image_id
-        assert (await other.get(image_id)).path.read_bytes() == PNG
+        assert await bytes_of(other, await other.get(image_id)) == PNG
         await other.delete(image_id)
         clock.advance(timedelta(seconds=2))
         with pytest.raises(ImageNotFound):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config import VARIABLES, Secret, parsers, read_settings
+from sidecar.config import VARIABLES, S3Settings, Secret, parsers, read_settings
 from sidecar.errors import BadConfiguration
 from tests.conftest import StartSidecar
 
@@ -31,6 +31,15 @@ WRONG = {
     "STORAGE_BACKEND": "tape",
     "STORAGE_PATH": "images",
     "STORAGE_MAX_BYTES": "5GB",
+    "S3_BUCKET": "s3://images",
+    "S3_PREFIX": "../images",
+    "S3_ENDPOINT_URL": "rgw:7480",
+    "S3_PUBLIC_ENDPOINT_URL": "images.example.org",
+    "S3_ADDRESSING_STYLE": "host",
+    "S3_POOL_SIZE": "0",
+    "S3_URL_TTL": "0",
+    "IMAGE_DELIVERY": "post",
+    "SPOOL_PATH": "spool",
     "IMAGE_TTL": "1 day",
     "CLEANUP_INTERVAL": "0s",
     "MAX_IMAGE_BYTES": "0",
@@ -80,6 +89,50 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name: str) -> None:
 def test_every_setting_that_can_be_wrong_is_tried_above() -> None:
     anything_goes = {"LISTEN_HOST", "KSERVE_TOKEN"}
     assert set(WRONG) | anything_goes == {variable.name for variable in VARIABLES}
+
+
+def test_a_bucket_is_described_whole() -> None:
+    given = {
+        "STORAGE_BACKEND": "s3",
+        "S3_BUCKET": "pictures",
+        "S3_PREFIX": "/team//cats",
+        "S3_ENDPOINT_URL": "http://rgw:7480/",
+        "S3_URL_TTL": "15m",
+        "IMAGE_DELIVERY": "proxy",
+        "STORAGE_PATH": "/data",
+    }
+    assert read_settings(given).storage.s3 == S3Settings(
+        bucket="pictures",
+        prefix="team/cats/",
+        endpoint_url="http://rgw:7480",
+        public_endpoint_url=None,
+        addressing_style="path",
+        pool_size=32,
+        url_ttl=900,
+        delivery="proxy",
+        spool=Path("/data/spool"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "style"),
+    [
+        ({}, "virtual"),
+        ({"S3_BUCKET": "a.dotted.name"}, "path"),
+        ({"S3_ENDPOINT_URL": "http://rgw:7480"}, "path"),
+        ({"S3_ENDPOINT_URL": "http://rgw:7480", "S3_ADDRESSING_STYLE": "virtual"}, "virtual"),
+    ],
+)
+def test_the_bucket_stands_where_the_store_is_likely_to_look_for_it(settings: dict[str, str], style: str) -> None:
+    s3 = read_settings({"STORAGE_BACKEND": "s3", "S3_BUCKET": "pictures", **settings}).storage.s3
+    assert s3 is not None
+    assert s3.addressing_style == style
+
+
+def test_a_store_without_its_bucket_is_refused() -> None:
+    assert problems({"STORAGE_BACKEND": "s3"}) == [
+        "S3_BUCKET: nothing was given; allowed with STORAGE_BACKEND=s3: the name of a bucket"
+    ]
 
 
 def test_all_wrong_values_are_told_at_once() -> None:

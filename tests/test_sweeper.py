@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ from sidecar.domain import (
 )
 from sidecar.errors import StorageFailure
 from sidecar.events import Event, StorageCounted, Swept
-from sidecar.ports import ExpiredImage, RecordFilter, StagedFile, SystemClock
+from sidecar.ports import ExpiredImage, Link, RecordFilter, StagedFile, SystemClock
 from sidecar.storages import keys
 from sidecar.storages.directory import Directory
 from sidecar.storages.file import FileStorage
@@ -325,12 +325,11 @@ class ManyExpired:
         for number in range(self.due):
             yield ExpiredImage(image_id, str(number))
 
-    async def delete_expired(self, expired: ExpiredImage) -> Deletion:
-        self.tried += 1
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        self.due -= 1
-        return self.outcome
+    async def delete_expired(self, expired: Sequence[ExpiredImage]) -> list[Deletion | BaseException]:
+        self.tried += len(expired)
+        if not isinstance(self.outcome, Exception):
+            self.due -= len(expired)
+        return [self.outcome] * len(expired)
 
     async def delete_leftovers(self, now: datetime) -> int:
         return 0
@@ -367,6 +366,20 @@ class ManyExpired:
         raise NotImplementedError
 
     async def check(self) -> None:
+        raise NotImplementedError
+
+    def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:
+        raise NotImplementedError
+
+    async def link(self, stored: StoredImage) -> Link | None:
+        raise NotImplementedError
+
+    @property
+    def held(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def link_origin(self) -> str | None:
         raise NotImplementedError
 
 

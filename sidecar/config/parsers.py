@@ -99,6 +99,20 @@ def _plain_url(text: str) -> SplitResult:
     return parts
 
 
+def bucket(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", text, re.ASCII) is None or ".." in text:
+        raise ValueError
+    return text
+
+
+def key_prefix(text: str) -> str:
+    """Nothing, or a path that ends with a slash."""
+    parts = [part for part in text.split("/") if part]
+    if not all(re.fullmatch(r"[A-Za-z0-9._-]+", part, re.ASCII) and part.strip(".") for part in parts):
+        raise ValueError
+    return "".join(f"{part}/" for part in parts)
+
+
 def host_list(text: str) -> tuple[str, ...]:
     hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
     pattern = r"\*|([a-z0-9._-]+|\[[0-9a-f:.]+\])(:(\d{1,5}|\*))?"

@@ -15,6 +15,7 @@ from sidecar.config.settings import (
     ListenSettings,
     LogSettings,
     ModelSettings,
+    S3Settings,
     Secret,
     Settings,
     StorageSettings,
@@ -37,6 +38,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     problems: list[str] = []
     values = {variable.name: _read(variable, environment, problems) for variable in VARIABLES}
     models = _read_models(values, problems)
+    s3 = _s3(values, problems) if values["STORAGE_BACKEND"] == "s3" else None
     if problems:
         raise BadConfiguration(problems)
     return Settings(
@@ -49,6 +51,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             cleanup_interval=values["CLEANUP_INTERVAL"],
             max_image_bytes=values["MAX_IMAGE_BYTES"],
             cache_max_age=values["IMAGE_CACHE_MAX_AGE"],
+            s3=s3,
         ),
         jobs=JobSettings(
             response_budget=values["RESPONSE_BUDGET"],
@@ -115,6 +118,27 @@ def _listen(values: Mapping[str, Any], models: tuple[ModelSettings, ...]) -> Lis
         allowed_origins=(*public_origins, *(values["ALLOWED_ORIGINS"] or ())),
         shutdown_grace=max(model.timeout for model in models) + 10 if grace is None else grace,
         gallery=values["GALLERY"] == "on" or (values["GALLERY"] == "auto" and is_loopback(values["LISTEN_HOST"])),
+    )
+
+
+def _s3(values: Mapping[str, Any], problems: list[str]) -> S3Settings | None:
+    if values["S3_BUCKET"] is None:
+        if not any(problem.startswith("S3_BUCKET:") for problem in problems):
+            problems.append("S3_BUCKET: nothing was given; allowed with STORAGE_BACKEND=s3: the name of a bucket")
+        return None
+    endpoint, style = values["S3_ENDPOINT_URL"], values["S3_ADDRESSING_STYLE"]
+    if style == "auto":
+        style = "path" if endpoint or "." in values["S3_BUCKET"] else "virtual"
+    return S3Settings(
+        bucket=values["S3_BUCKET"],
+        prefix=values["S3_PREFIX"],
+        endpoint_url=endpoint,
+        public_endpoint_url=values["S3_PUBLIC_ENDPOINT_URL"],
+        addressing_style=style,
+        pool_size=values["S3_POOL_SIZE"],
+        url_ttl=values["S3_URL_TTL"],
+        delivery=values["IMAGE_DELIVERY"],
+        spool=values["SPOOL_PATH"] or values["STORAGE_PATH"] / "spool",
     )
 
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 ResultMode = Literal["link", "thumbnail", "full"]
 Profile = Literal["diffusers", "diffusers-seed"]
 LogFormat = Literal["json", "console"]
+AddressingStyle = Literal["path", "virtual"]
+ImageDelivery = Literal["redirect", "proxy"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -69,8 +71,29 @@ class ListenSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class S3Settings:
+    """A bucket. `prefix` is empty or ends with a slash; `url_ttl` in seconds; `endpoint_url` None is AWS.
+
+    `spool` is the local directory of what is under way to the bucket, or waits for it.
+    """
+
+    bucket: str
+    prefix: str
+    endpoint_url: str | None
+    public_endpoint_url: str | None
+    addressing_style: AddressingStyle
+    pool_size: int
+    url_ttl: float
+    delivery: ImageDelivery
+    spool: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
-    """Times in seconds (`image_ttl` None keeps images for ever), sizes in bytes (`max_bytes` None is unbounded)."""
+    """Times in seconds (`image_ttl` None keeps images for ever), sizes in bytes (`max_bytes` None is unbounded).
+
+    `s3` None is the file store.
+    """
 
     path: Path
     image_ttl: float | None
@@ -78,6 +101,11 @@ class StorageSettings:
     cleanup_interval: float
     max_image_bytes: int
     cache_max_age: float
+    s3: S3Settings | None = None
+
+    @property
+    def backend(self) -> str:
+        return "file" if self.s3 is None else "s3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

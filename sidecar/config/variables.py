@@ -163,10 +163,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="STORAGE_BACKEND",
         default="file",
-        parse=parsers.one_of("file"),
-        allowed="file",
+        parse=parsers.one_of("file", "s3"),
+        allowed="file, s3",
         unit="name",
-        meaning="Where images live: `file` is a directory (emptyDir or PVC).",
+        meaning="Where images live: `file` is a directory (emptyDir or PVC), `s3` a bucket that many pods share "
+        "(docs/s3.md).",
     ),
     Variable(
         name="STORAGE_PATH",
@@ -183,7 +184,83 @@ VARIABLES: tuple[Variable, ...] = (
         allowed=parsers.SIZE_ALLOWED,
         unit="bytes",
         meaning="Bound of the file store; room is reserved before the runtime is called. Unset: the volume's own. "
-        "An emptyDir's sizeLimit must be larger.",
+        "An emptyDir's sizeLimit must be larger. With s3 it bounds SPOOL_PATH.",
+    ),
+    Variable(
+        name="S3_BUCKET",
+        default=None,
+        parse=parsers.bucket,
+        allowed="the name of a bucket",
+        unit="name",
+        meaning="The bucket of STORAGE_BACKEND=s3, which must exist. Credentials and region come the standard AWS way: "
+        "environment, files, web identity (IRSA), instance role.",
+    ),
+    Variable(
+        name="S3_PREFIX",
+        default="",
+        parse=parsers.key_prefix,
+        allowed="A-Z a-z 0-9 . _ - and / between them",
+        unit="text",
+        meaning="What all keys begin with, so that a bucket can be shared with others. Unset: nothing.",
+    ),
+    Variable(
+        name="S3_ENDPOINT_URL",
+        default=None,
+        parse=parsers.base_url,
+        allowed="http(s)://HOST[:PORT]",
+        unit="URL",
+        meaning="Where the store is, for MinIO, Ceph and others. Unset: AWS.",
+    ),
+    Variable(
+        name="S3_PUBLIC_ENDPOINT_URL",
+        default=None,
+        parse=parsers.base_url,
+        allowed="http(s)://HOST[:PORT]",
+        unit="URL",
+        meaning="Where clients reach the same store, when that is another name than the pod's. Unset: S3_ENDPOINT_URL.",
+    ),
+    Variable(
+        name="S3_ADDRESSING_STYLE",
+        default="auto",
+        parse=parsers.one_of("auto", "path", "virtual"),
+        allowed="auto, path, virtual",
+        unit="name",
+        meaning="Whether the bucket stands in the path or in the host name. auto: in the path of an S3_ENDPOINT_URL, "
+        "in the host name at AWS.",
+    ),
+    Variable(
+        name="S3_POOL_SIZE",
+        default="32",
+        parse=parsers.whole_number(1, 1000),
+        allowed="1 to 1000",
+        unit="connections",
+        meaning="Connections to the store at most. With IMAGE_DELIVERY=proxy each image under way takes one.",
+    ),
+    Variable(
+        name="S3_URL_TTL",
+        default="1h",
+        parse=parsers.positive_duration,
+        allowed=parsers.DURATION_ALLOWED + ", more than 0",
+        unit="seconds",
+        meaning="Life of a presigned URL; never past the image's end, that of the credentials that sign it, or 7 days.",
+    ),
+    Variable(
+        name="IMAGE_DELIVERY",
+        default="redirect",
+        parse=parsers.one_of("redirect", "proxy"),
+        allowed="redirect, proxy",
+        unit="name",
+        meaning="With s3: lead a GET on to a presigned URL of the store, or send the bytes through the sidecar, "
+        "for clients that do not reach the store.",
+    ),
+    Variable(
+        name="SPOOL_PATH",
+        default=None,
+        parse=parsers.absolute_directory,
+        allowed="an absolute path",
+        unit="path",
+        meaning="With s3: directory where images are staged, and where they wait while the store is away. One of its "
+        "own for each pod, and it should outlive the container (emptyDir). Unset: `spool` under STORAGE_PATH.",
     ),
     Variable(
         name="IMAGE_TTL",

@@ -39,10 +39,15 @@ class StorageWatch:
         try:
             await self._storage.check()
         except SidecarError as error:
-            self.check = Check("degraded", error.message)
+            self.check = Check("degraded", error.message + self._waiting)
         else:
-            self.check = Check("ok")
+            self.check = Check("degraded", self._waiting.strip()) if self._storage.held else Check("ok")
             self.was_writable = True
+
+    @property
+    def _waiting(self) -> str:
+        """What would be lost with this pod."""
+        return f" Finished images waiting on this pod for the store: {held}." if (held := self._storage.held) else ""
 
 
 class RuntimeWatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
 
 from sidecar.config import StorageSettings
@@ -23,7 +23,7 @@ from sidecar.domain import (
 )
 from sidecar.errors import InvalidRequest, ShuttingDown, SidecarError, StorageFailure, TakenElsewhere
 from sidecar.events import Crashed, GenerationEnded, ImageLost, ImageStored, PredictEnded, PredictStarted
-from sidecar.ports import Clock, Observer, StagedFile, Storage, Thumbnailer
+from sidecar.ports import Clock, Link, Observer, StagedFile, Storage, Thumbnailer
 from sidecar.spans import span
 
 THUMBNAIL_PIXELS = 512
@@ -238,6 +238,23 @@ class ImageService:
         """Raises ImageNotFound for unknown and expired images, StorageFailure for a store in trouble."""
         return await self._storage.get(image_id)
 
+    def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:
+        """Part of an image's bytes. Raises ImageNotFound, StorageFailure."""
+        return self._storage.stream(stored, start, length)
+
+    async def read(self, stored: StoredImage) -> bytes:
+        """A whole image, for those that are small enough. Raises ImageNotFound, StorageFailure."""
+        return b"".join([data async for data in self.stream(stored, 0, stored.record.size_bytes)])
+
+    async def link(self, stored: StoredImage) -> Link | None:
+        """Where a client gets the image without the sidecar, if that is possible and wanted."""
+        return await self._storage.link(stored)
+
+    @property
+    def link_origin(self) -> str | None:
+        """Where those links lead, for the policies of the pages that show images."""
+        return self._storage.link_origin
+
     async def list_images(
         self,
         *,
@@ -289,7 +306,8 @@ class ImageService:
         image_id = stored.record.image_id
         data = await self._storage.thumbnail(image_id)
         if data is None:
-            data = await self._thumbnailer.thumbnail(stored.path, pixels=THUMBNAIL_PIXELS, max_bytes=THUMBNAIL_BYTES)
+            source = stored.path or await self.read(stored)
+            data = await self._thumbnailer.thumbnail(source, pixels=THUMBNAIL_PIXELS, max_bytes=THUMBNAIL_BYTES)
             with contextlib.suppress(StorageFailure):  # a full disk still shows what is there
                 await self._storage.put_thumbnail(image_id, data)
         self._thumbnails.put(image_id, data)

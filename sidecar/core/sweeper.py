@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sidecar.domain import SweepReport
 from sidecar.errors import SidecarError
 from sidecar.events import StorageCounted, Swept
-from sidecar.ports import Clock, JobStore, Observer, Storage
+from sidecar.ports import Clock, ExpiredImage, JobStore, Observer, Storage
 from sidecar.spans import span
 
 DELETIONS_PER_PASS = 10_000
+_BATCH = 100
 
 
 class Sweeper:
@@ -52,25 +54,36 @@ class Sweeper:
         return report
 
     async def _delete_expired(self, counts: Counter[str]) -> None:
+        """In batches, which cost a bucket no more than a single deletion does."""
         tried = 0
+        batch: list[ExpiredImage] = []
         async for expired in self._storage.expired(self._clock.now()):
             if tried >= DELETIONS_PER_PASS:
                 counts["more"] = 1
-                return
+                break
             tried += 1
-            try:
-                deletion = await self._storage.delete_expired(expired)
-            except Exception:
-                counts["errors"] += 1  # this image stays for the next pass; the others need not wait for it
-                continue
-            counts["deleted"] += deletion.first
-            counts["freed_bytes"] += deletion.freed_bytes
+            batch.append(expired)
+            if len(batch) == _BATCH:
+                await self._delete(batch, counts)
+                batch = []
+        await self._delete(batch, counts)
+
+    async def _delete(self, batch: Sequence[ExpiredImage], counts: Counter[str]) -> None:
+        """An image that resists stays for the next pass; the others need not wait for it."""
+        for deletion in await self._storage.delete_expired(batch):
+            if isinstance(deletion, BaseException):
+                counts["errors"] += 1
+            else:
+                counts["deleted"] += deletion.first
+                counts["freed_bytes"] += deletion.freed_bytes
 
     async def _tidy(self, counts: Counter[str]) -> None:
         now = self._clock.now()
         counts["leftovers_deleted"] += await self._storage.delete_leftovers(now)
         counts["jobs_deleted"] += await self._jobs.delete_expired_jobs(now)
         inventory = await self._storage.take_inventory(now)
+        if inventory is None:
+            return
         counts["leftovers_deleted"] += inventory.orphans_deleted
         counts["errors"] += inventory.errors
         self._observer(StorageCounted(backend=self._storage.backend, inventory=inventory))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
@@ -20,11 +20,13 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_request import BaseRequest
 
-from sidecar.domain import ImageId, ImageRecord
+from sidecar.domain import ImageId, ImageRecord, StoredImage
 from sidecar.edge.keys import CLOCK, SERVICE, SETTINGS
-from sidecar.errors import ImageNotFound
+from sidecar.errors import ImageNotFound, SidecarError
+from sidecar.ports import Link
 
 _CHUNK = 256 * 1024
+_FOLLOWING_SECONDS = 5.0  # between being given a redirect and following it
 _EXTENSION = re.compile(r"\.(png|jpe?g|webp)$", re.ASCII | re.IGNORECASE)
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
@@ -44,11 +46,35 @@ async def image(request: web.Request) -> web.StreamResponse:
     plan = _plan(request, etag=record.sha256, modified=record.created, size=record.size_bytes)
     if plan.status in (304, 416):
         return _bodyless(plan, headers)
+    if stored.path is None:
+        return await _from_afar(request, stored, plan, headers)
     try:
         file = await asyncio.to_thread(stored.path.open, "rb")
     except FileNotFoundError:
         raise ImageNotFound from None
     return _FileSlice(file, plan, headers)
+
+
+async def _from_afar(
+    request: web.Request, stored: StoredImage, plan: _Plan, headers: dict[str, str]
+) -> web.StreamResponse:
+    """An image of a store that is elsewhere. A GET may be led on to it, all else is ours to answer."""
+    if request.method != hdrs.METH_GET:
+        return web.Response(status=plan.status, headers={**headers, hdrs.CONTENT_LENGTH: str(plan.length)})
+    service = request.app[SERVICE]
+    same_part = hdrs.IF_RANGE not in request.headers or plan.status == 206  # no store that we know looks at If-Range
+    link = await service.link(stored) if same_part else None
+    if link is not None:
+        return _redirect(request, link)
+    pieces = service.stream(stored, plan.start, plan.length)
+    return _Relay(await anext(pieces), pieces, plan, headers)
+
+
+def _redirect(request: web.Request, link: Link) -> web.Response:
+    """To be kept for less time than the link lives: who got it late must still be able to follow it."""
+    left = (link.expires - request.app[CLOCK].now()).total_seconds() - _FOLLOWING_SECONDS
+    age = max(0, int(min(left, request.app[SETTINGS].storage.cache_max_age)))
+    return web.Response(status=302, headers={hdrs.LOCATION: link.url, hdrs.CACHE_CONTROL: f"private, max-age={age}"})
 
 
 async def thumbnail(request: web.Request) -> web.StreamResponse:
@@ -216,3 +242,24 @@ class _FileSlice(web.StreamResponse):
         while left and (chunk := await asyncio.to_thread(self._file.read, min(_CHUNK, left))):
             await writer.write(chunk)
             left -= len(chunk)
+
+
+class _Relay(web.StreamResponse):
+    """Bytes of a store elsewhere, passed on as they come. The first are there before anything is promised."""
+
+    def __init__(self, first: bytes, rest: AsyncIterator[bytes], plan: _Plan, headers: dict[str, str]) -> None:
+        super().__init__(status=plan.status, headers={**headers, **plan.headers})
+        self.content_length = plan.length
+        self._first = first
+        self._rest = rest
+
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+        writer = await super().prepare(request)
+        await self.write(self._first)
+        try:
+            async for piece in self._rest:
+                await self.write(piece)
+        except SidecarError as error:
+            raise ConnectionResetError("the store has left in the middle") from error
+        await self.write_eof()
+        return writer

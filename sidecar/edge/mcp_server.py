@@ -170,7 +170,8 @@ class ImageMCPServer:
         )
 
     def _image_origins(self, context: _Context) -> list[str]:
-        return [mcp_app.origin(self._base_url(context))]
+        elsewhere = self._service.link_origin
+        return [mcp_app.origin(self._base_url(context)), *([] if elsewhere is None else [elsewhere])]
 
     def _base_url(self, context: _Context) -> str:
         """What links start with: PUBLIC_BASE_URL, or the Host this call came to (which the guard has let through)."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import mcp_types as types
 import pybase64
 
@@ -62,10 +60,7 @@ async def read_image(call: Call, uri: str) -> types.ReadResourceResult:
             uri=uri, mime_type="text/plain", text=f"{text}{image_url(call.base_url, record)}"
         )
         return types.ReadResourceResult(contents=[where])
-    try:
-        data = await asyncio.to_thread(stored.path.read_bytes)
-    except FileNotFoundError:
-        raise ImageNotFound from None
+    data = await call.service.read(stored)
     blob = types.BlobResourceContents(
         uri=uri, mime_type=record.picture.media_type, blob=pybase64.b64encode(data).decode()
     )

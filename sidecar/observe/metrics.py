@@ -22,6 +22,7 @@ from sidecar.events import (
     PredictRetried,
     PredictStarted,
     RuntimeSeen,
+    Spooled,
     StorageCounted,
     StorageOperation,
     Swept,
@@ -82,6 +83,7 @@ class Metrics:
         self._storage_images = self._gauge("storage_images", "Images in the store at the last inventory.", "backend")
         self._storage_bytes = self._gauge("storage_bytes", "Bytes in the store at the last inventory.", "backend")
         self._storage_free = self._gauge("storage_free_bytes", "Bytes free on the store's volume.")
+        self._spool_images = self._gauge("spool_images", "Images that wait on this pod for a store that is away.")
         self._runtime_ready = self._gauge("runtime_ready", "1 when the model's runtime is ready or busy.", "model")
         self._passes = self._counter("cleanup_passes", "Clean-up passes.", "outcome")
         self._deleted = self._counter("cleanup_deleted", "Expired images deleted by this process.")
@@ -105,6 +107,7 @@ class Metrics:
             ImageStored: self._on_image_stored,
             StorageOperation: self._on_storage_operation,
             StorageCounted: self._on_storage_counted,
+            Spooled: self._on_spooled,
             RuntimeSeen: self._on_runtime_seen,
             Swept: self._on_swept,
         }
@@ -146,6 +149,9 @@ class Metrics:
         self._storage_bytes.of(event.backend).set(event.inventory.size_bytes)
         if event.inventory.free_bytes is not None:
             self._storage_free.of().set(event.inventory.free_bytes)
+
+    def _on_spooled(self, event: Spooled) -> None:
+        self._spool_images.of().set(event.images)
 
     def _on_runtime_seen(self, event: RuntimeSeen) -> None:
         self._runtime_ready.of(event.model).set(event.ready)

@@ -33,6 +33,15 @@ def bytes_or_none(path: Path) -> bytes | None:
         return None
 
 
+def part_or_none(path: Path, start: int, length: int) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+    except FileNotFoundError:
+        return None
+
+
 def size_or_none(path: Path) -> int | None:
     try:
         return path.stat().st_size

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from io import FileIO
 from pathlib import Path
 
 from sidecar.domain import (
@@ -30,17 +26,16 @@ from sidecar.domain import (
     sortable_time,
 )
 from sidecar.errors import ImageNotFound, InvalidRequest, StorageFailure, StorageFull
-from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Observer, RecordFilter
+from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, RecordFilter, StagedFile
 from sidecar.storages import disk, keys
-from sidecar.storages.directory import Directory, failure_of
+from sidecar.storages.directory import Directory
 from sidecar.storages.file_inventory import ShardCount, ShardInventory
 from sidecar.storages.file_jobs import FileJobs
+from sidecar.storages.recent import RecentImages
 from sidecar.storages.records import decode_record, encode_record
+from sidecar.storages.staging import Staging
 
-_WRITE_BYTES = 2 * 1024 * 1024
-_VECTORS = 512  # pieces written at once; the kernel takes 1024
-_CACHED_RECORDS = 2048
-_CACHE_SECONDS = 1.0  # how long a record is believed without a look at the disk: another pod may have deleted it
+_STREAMED_BYTES = 256 * 1024
 _IMAGE_EXTENSIONS = tuple(keys.extension(media_type) for media_type in ("image/png", "image/jpeg", "image/webp"))
 
 
@@ -56,8 +51,8 @@ class FileStorage:
         self._clock = clock
         self._observer = observer
         self._inventory = ShardInventory(root)
-        self._staged: dict[Path, _StagedFile] = {}
-        self._cache: OrderedDict[ImageId, tuple[float, StoredImage]] = OrderedDict()
+        self.staging = Staging(self._directory)
+        self._recent = RecentImages(clock)
         self._used = 0
         self._reserved = 0
 
@@ -95,43 +90,14 @@ class FileStorage:
             self._reserved -= size
 
     @asynccontextmanager
-    async def stage(self, image_id: ImageId, expected: int) -> AsyncIterator[_StagedFile]:
-        path = self._root / "staging" / f"{self._directory.instance}-{image_id}.part"
-        opening = asyncio.ensure_future(self._directory.run("stage", self._open_staged, path, expected))
-        staged = None
-        with ExitStack() as rooms:
-            try:
-                staged = _StagedFile(
-                    path,
-                    await asyncio.shield(opening),
-                    self._directory.threads,
-                    expected,
-                    lambda more: rooms.enter_context(self.reserve(more)),
-                )
-                self._staged[path] = staged
-                yield staged
-            finally:
-                if staged is not None:
-                    del self._staged[path]
-                if staged is None or not staged.committed:
-                    await asyncio.shield(self._discard(path, opening))
-
-    def _open_staged(self, path: Path, expected: int) -> FileIO:
-        self._directory.require_volume()
-        room = os.statvfs(self._root)
-        if room.f_bavail * room.f_frsize < expected or (room.f_files and not room.f_favail):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return path.open("xb", buffering=0)
-
-    async def _discard(self, path: Path, opening: asyncio.Future[FileIO]) -> None:
-        """Also where the caller left while the file was being opened. A committed file is no longer at `path`."""
-        with contextlib.suppress(StorageFailure):
-            await self._directory.run("discard", _close_and_unlink, await opening, path)
+    async def stage(self, image_id: ImageId, expected: int) -> AsyncIterator[StagedFile]:
+        async with self.staging.stage(image_id, expected, self.reserve) as staged:
+            yield staged
 
     async def commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
         stored = await self._directory.run("commit", self._commit, image, record)
         self._used += image.size_bytes
-        self._remember(stored)
+        self._recent.remember(stored)
         return stored
 
     def _commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
@@ -139,10 +105,9 @@ class FileStorage:
         final = self._root / keys.image_key(image_id, image.picture.media_type)
         placed = [final]
         try:
-            staged = self._staged[image.path]
-            staged.finish()
+            self.staging.finish(image.path)
             self._directory.place(image.path, final)
-            staged.committed = True
+            self.staging.let_go(image.path)
             if record.expires is not None:
                 placed.append(self._root / keys.expiry_key(record.expires, image_id))
                 self._directory.in_directory(placed[-1], Path.touch)
@@ -155,13 +120,17 @@ class FileStorage:
             raise
         return StoredImage(record=record, path=final)
 
+    async def finish(self, path: Path) -> None:
+        """Make a staged file complete, for somebody who takes its bytes elsewhere."""
+        await self._directory.run("stage", self.staging.finish, path)
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, image_id: ImageId) -> StoredImage:
-        stored = self._recall(image_id)
+        stored = self._recent.recall(image_id)
         if stored is None:
             stored = await self._directory.run("get", self._read, image_id)
-            self._remember(stored)
+            self._recent.remember(stored)
         if stored.record.expired(self._clock.now()):
             raise ImageNotFound
         return stored
@@ -176,6 +145,27 @@ class FileStorage:
         if not path.exists():
             raise ImageNotFound
         return StoredImage(record=record, path=path)
+
+    async def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:
+        """For whoever does not take the file itself."""
+        path = self._root / keys.image_key(stored.record.image_id, stored.record.picture.media_type)
+        while length > 0:
+            data = await self._directory.run("get", disk.part_or_none, path, start, min(length, _STREAMED_BYTES))
+            if not data:
+                raise ImageNotFound
+            yield data
+            start, length = start + len(data), length - len(data)
+
+    async def link(self, stored: StoredImage) -> Link | None:
+        return None
+
+    @property
+    def held(self) -> int:
+        return 0
+
+    @property
+    def link_origin(self) -> str | None:
+        return None
 
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
         return await self._directory.run("get", disk.bytes_or_none, self._root / keys.thumbnail_key(image_id))
@@ -196,7 +186,7 @@ class FileStorage:
         self, owner: str, *, limit: int, cursor: str | None = None, matches: RecordFilter | None = None
     ) -> RecordPage:
         tag = owner_tag(owner)
-        if cursor is not None and not _is_cursor(cursor, tag):
+        if cursor is not None and not keys.is_cursor(cursor, tag):
             raise InvalidRequest("cursor: not one that this server gave; leave it out to start with the newest image.")
         return await self._directory.run("list", self._page, tag, limit, cursor, matches)
 
@@ -223,11 +213,22 @@ class FileStorage:
                 continue
             for name in disk.names(shards / shard):
                 stem = name.removesuffix(".json")
-                if (cursor is None or stem > cursor) and _is_cursor(stem, tag):
+                if (cursor is None or stem > cursor) and keys.is_cursor(stem, tag):
                     yield stem
 
     def _record_path(self, tag: str, name: str) -> Path:
         return self._root / keys.records_of(tag) / name[: keys.SHARD_DIGITS] / f"{name}.json"
+
+    async def everything(self) -> list[ImageRecord]:
+        """Every record of every owner that can be read, whether its time is up or not, oldest first."""
+        return await self._directory.run("list", self._everything)
+
+    def _everything(self) -> list[ImageRecord]:
+        found = []
+        for path in sorted((self._root / "records").glob("*/*/*.json")):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
+                found.append(decode_record(path.read_bytes()))
+        return sorted(found, key=lambda record: record.image_id.text)
 
     # --- deleting -----------------------------------------------------------------------------------------------------
 
@@ -241,7 +242,10 @@ class FileStorage:
             return Deletion(first=False)
         return self._remove(image_id, keys.expiry_key(expires, image_id) if expires else None)
 
-    async def delete_expired(self, expired: ExpiredImage) -> Deletion:
+    async def delete_expired(self, expired: Sequence[ExpiredImage]) -> list[Deletion | BaseException]:
+        return await asyncio.gather(*(self._delete_one_expired(one) for one in expired), return_exceptions=True)
+
+    async def _delete_one_expired(self, expired: ExpiredImage) -> Deletion:
         deletion = await self._directory.run("delete", self._remove, expired.image_id, expired.key)
         return self._forget(expired.image_id, deletion)
 
@@ -256,7 +260,7 @@ class FileStorage:
         return Deletion(first=first, freed_bytes=freed)
 
     def _forget(self, image_id: ImageId, deletion: Deletion) -> Deletion:
-        self._cache.pop(image_id, None)
+        self._recent.forget(image_id)
         self._used = max(0, self._used - deletion.freed_bytes)
         return deletion
 
@@ -303,89 +307,3 @@ class FileStorage:
 
     async def check(self) -> None:
         await self._directory.run("check", self._directory.check)
-
-    def _recall(self, image_id: ImageId) -> StoredImage | None:
-        cached = self._cache.get(image_id)
-        if cached is None or self._clock.monotonic() - cached[0] > _CACHE_SECONDS:
-            return None
-        return cached[1]
-
-    def _remember(self, stored: StoredImage) -> None:
-        self._cache[stored.record.image_id] = (self._clock.monotonic(), stored)
-        self._cache.move_to_end(stored.record.image_id)
-        if len(self._cache) > _CACHED_RECORDS:
-            self._cache.popitem(last=False)
-
-
-class _StagedFile:
-    """A file under `staging/`, written as the image arrives. What exceeds `room` bytes is reserved on the way.
-
-    A thread is asked for every two MiB only, and what is left then is written by the thread that commits.
-    """
-
-    def __init__(
-        self, path: Path, file: FileIO, threads: ThreadPoolExecutor, room: int, reserve: Callable[[int], None]
-    ) -> None:
-        self.path = path
-        self.committed = False
-        self._file = file
-        self._threads = threads
-        self._room = room
-        self._reserve = reserve
-        self._size = 0
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
-
-    async def write(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > self._room:
-            self._reserve(self._size - self._room)
-            self._room = self._size
-        self._pending.append(data)
-        self._pending_bytes += len(data)
-        if self._pending_bytes >= _WRITE_BYTES:
-            await self._on_a_thread(self._write_pending)
-
-    async def restart(self) -> None:
-        self._pending.clear()
-        self._pending_bytes = self._size = 0
-        await self._on_a_thread(self._empty)
-
-    def finish(self) -> None:
-        """Write what is left, make the file durable and close it. Blocks; raises OSError."""
-        self._write_pending()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def _write_pending(self) -> None:
-        views = [memoryview(data) for data in self._pending]
-        self._pending.clear()
-        self._pending_bytes = 0
-        while views:
-            written = os.writev(self._file.fileno(), views[:_VECTORS])
-            while views and written >= len(views[0]):
-                written -= len(views.pop(0))
-            if views:  # the kernel may take less than it was given
-                views[0] = views[0][written:]
-
-    def _empty(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-
-    async def _on_a_thread(self, work: Callable[[], None]) -> None:
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except OSError as error:
-            raise failure_of(error) from error
-
-
-def _close_and_unlink(file: FileIO, path: Path) -> None:
-    file.close()
-    path.unlink(missing_ok=True)
-
-
-def _is_cursor(cursor: str, tag: str) -> bool:
-    try:
-        return keys.image_id_of_record_name(cursor).owner_tag == tag
-    except (ImageNotFound, ValueError):
-        return False

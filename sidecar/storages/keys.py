@@ -57,6 +57,14 @@ def record_key(image_id: ImageId) -> str:
     return f"{records_of(image_id.owner_tag)}/{name[:SHARD_DIGITS]}/{name}.json"
 
 
+def is_cursor(cursor: str, tag: str) -> bool:
+    """Whether a text is the name of a record of this owner, which is what a page's cursor is."""
+    try:
+        return image_id_of_record_name(cursor).owner_tag == tag
+    except (ImageNotFound, ValueError):
+        return False
+
+
 def image_key(image_id: ImageId, media_type: str) -> str:
     return f"images/{image_id.text[:SHARD_DIGITS]}/{image_id}.{extension(media_type)}"
 

@@ -23,9 +23,12 @@ from sidecar.errors import InvalidRequest, SidecarError
 PAGE_IMAGES = 24
 LONGEST_FILTER = 200
 _FOREVER = "public, max-age=31536000, immutable"
+_POLICY = (
+    "default-src 'none'; img-src 'self'{}; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": _POLICY.format(""),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     hdrs.CACHE_CONTROL: "no-store",
@@ -50,12 +53,18 @@ def _page(root: str, show: Show) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         site = _site(request, root)
         try:
-            return _html(await show(request, site), 200, {})
+            return _html(await show(request, site), 200, _where_images_are(request))
         except SidecarError as error:
             code, headers = http_status(error)
             return _html(views.error_page(site, code, error.message), code, headers)
 
     return handler
+
+
+def _where_images_are(request: web.Request) -> dict[str, str]:
+    """A page's policy applies to what its images are redirected to."""
+    origin = request.app[SERVICE].link_origin
+    return {} if origin is None else {"Content-Security-Policy": _POLICY.format(f" {origin}")}
 
 
 def _site(request: web.Request, root: str) -> views.Site:
@@ -68,7 +77,7 @@ def _site(request: web.Request, root: str) -> views.Site:
 
 
 def _html(page: Html, code: int, headers: dict[str, str]) -> web.Response:
-    return web.Response(text=page.markup, status=code, content_type="text/html", headers={**headers, **_HEADERS})
+    return web.Response(text=page.markup, status=code, content_type="text/html", headers={**_HEADERS, **headers})
 
 
 async def images(request: web.Request, site: views.Site) -> Html:

@@ -172,6 +172,11 @@ def _notes(view: JobView) -> list[str]:
     notes = [f"Image {gap.number} of {view.total} (seed {gap.seed}) is missing: {gap.message}" for gap in view.missing]
     if view.gone:
         notes.append(f"{view.gone} of {view.total} images have expired or been deleted.")
+    if any(stored.held for stored in view.images):
+        notes.append(
+            "The image store is away, so the image is held on one pod until the store is back: its link works where "
+            "that pod answers."
+        )
     if record.dropped_parameters:
         notes.append(f"The runtime does not take {', '.join(record.dropped_parameters)}; the image was made without.")
     asked = (record.request.width, record.request.height)
@@ -213,7 +218,7 @@ async def _image_block(
     try:
         async with asyncio.timeout(PREVIEW_SECONDS):
             if whole:
-                data, media_type = await asyncio.to_thread(stored.path.read_bytes), stored.record.picture.media_type
+                data, media_type = await call.service.read(stored), stored.record.picture.media_type
             else:
                 data, media_type = await call.service.thumbnail(stored.record.image_id, budget), "image/webp"
     except UndecodablePicture as error:

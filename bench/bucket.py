@@ -1,0 +1,127 @@
+"""A bucket on Ceph's object gateway: memory of uploads, requests of a generation, time of lists."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import secrets
+import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from many_images import PICTURE, record_of
+
+from sidecar.config import read_settings
+from sidecar.domain import GeneratedImage, ImageId, JobId, JobRecord, JobResult
+from sidecar.ports import SystemClock
+from sidecar.storages import keys
+from sidecar.storages.records import encode_record
+from sidecar.storages.s3 import S3Storage, opened_s3
+from tests import ceph
+
+_AT_ONCE = 32
+_BLOCK = 1024 * 1024
+
+
+@asynccontextmanager
+async def store(url: str, work: Path) -> AsyncIterator[S3Storage]:
+    """A part of the bucket that is this measurement's own."""
+    os.environ |= {"AWS_ACCESS_KEY_ID": ceph.ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": ceph.SECRET_KEY}
+    given = {
+        "STORAGE_BACKEND": "s3",
+        "S3_BUCKET": ceph.BUCKET,
+        "S3_PREFIX": f"bench-{secrets.token_hex(4)}",
+        "S3_ENDPOINT_URL": url,
+        "STORAGE_PATH": str(work / "s3"),
+    }
+    clock = SystemClock()
+    async with opened_s3(read_settings(given).storage, clock=clock, observer=lambda _event: None) as opened:
+        yield opened
+
+
+async def upload_memory(opened: S3Storage, count: int, size: int) -> float:
+    """Bytes that one upload in flight adds to the process at its peak, of `count` at once."""
+    ready = asyncio.Barrier(count)
+    before = [0]
+
+    async def upload() -> None:
+        image_id = ImageId.new(datetime.now(UTC))
+        async with opened.stage(image_id, size) as staged:
+            for _ in range(size // _BLOCK):
+                await staged.write(os.urandom(_BLOCK))
+            await opened._spool.finish(staged.path)
+            await ready.wait()
+            before[0] = _peak()
+            await opened.commit(_generated(staged.path, size), record_of(image_id, size))
+
+    await asyncio.gather(*(upload() for _ in range(count)))
+    return (_peak() - before[0]) / count
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _generated(path: Path, size: int) -> GeneratedImage:
+    return GeneratedImage(path=path, sha256="0" * 64, size_bytes=size, picture=PICTURE, seed_applied=True)
+
+
+async def calls_of_a_generation(opened: S3Storage, png: bytes) -> dict[str, int]:
+    """Requests by method, of one that starts at once and ends before a lease is due."""
+    asked: dict[str, int] = {}
+
+    def note(request: Any, **_: Any) -> None:
+        asked[request.method] = asked.get(request.method, 0) + 1
+
+    opened._bucket.client.meta.events.register("request-created.s3", note)
+    now = datetime.now(UTC)
+    image_id = ImageId.new(now)
+    record = record_of(image_id, len(png))
+    job = JobRecord(
+        job_id=JobId.new(now), owner=record.owner, requests=(record.request,), image_ids=(image_id,), created=now,
+        expires=now + timedelta(days=7), holder="bench", begun=True,
+    )  # fmt: skip
+    await opened.jobs.offer(job)
+    async with opened.stage(image_id, len(png)) as staged:
+        await staged.write(png)
+        await opened.commit(_generated(staged.path, len(png)), record)
+    await opened.jobs.acknowledge(job, JobResult(job_id=job.job_id, attempt=1, status="completed", finished=now))
+    opened._bucket.client.meta.events.unregister("request-created.s3", note)
+    return asked
+
+
+async def fill(opened: S3Storage, count: int, png: bytes) -> None:
+    """`count` images over the last twenty hours: records, pictures, expiry entries."""
+    now = datetime.now(UTC)
+    free = asyncio.Semaphore(_AT_ONCE)
+
+    async def put(number: int) -> None:
+        image_id = ImageId.new(now - timedelta(hours=20) * number / count)
+        record = record_of(image_id, len(png))
+        assert record.expires is not None
+        async with free:
+            await opened._bucket.put("bench", keys.image_key(image_id, "image/png"), png)
+            await opened._bucket.put("bench", keys.expiry_key(record.expires, image_id), b"")
+            await opened._bucket.put("bench", keys.record_key(image_id), encode_record(record))
+
+    await asyncio.gather(*(put(number) for number in range(count)))
+
+
+async def list_50(opened: S3Storage) -> tuple[float, float]:
+    """Seconds for the newest 50, by a process that knows none of them, and again; medians of ten."""
+    first: list[float] = []
+    again: list[float] = []
+    for _ in range(10):
+        opened._recent._entries.clear()
+        for seconds in (first, again):
+            began = time.perf_counter()
+            page = await opened.page("anonymous", limit=50)
+            seconds.append(time.perf_counter() - began)
+            if len(page.records) != 50:
+                raise RuntimeError(f"{len(page.records)} images were listed, not 50")
+    return statistics.median(first), statistics.median(again)

@@ -1,0 +1,398 @@
+"""Images in a bucket that many pods share.
+
+The keys are those of the directory (keys.py), so a plain listing shows the newest records first and the earliest expiry
+first. An image is staged on local disk, sent with its known length, and visible once its record is there. While the
+store is away, finished images go to a directory store beside it, the spool: this pod serves them at the same address
+and sends them on when the store is back, also after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sidecar.config import S3Settings, StorageSettings
+from sidecar.domain import (
+    Deletion,
+    GeneratedImage,
+    ImageId,
+    ImageRecord,
+    Inventory,
+    RecordPage,
+    StoredImage,
+    owner_tag,
+)
+from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure
+from sidecar.events import Spooled
+from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, RecordFilter, StagedFile
+from sidecar.storages import keys, s3_links
+from sidecar.storages.disk import LEFTOVER_SECONDS
+from sidecar.storages.file import FileStorage
+from sidecar.storages.recent import RecentImages
+from sidecar.storages.records import decode_record, encode_record
+from sidecar.storages.s3_bucket import BACKEND, Bucket, opened_bucket
+from sidecar.storages.s3_inventory import BucketInventory
+from sidecar.storages.s3_jobs import S3Jobs
+
+_SEND_AGAIN_SECONDS = 5.0
+_CLAIMS = "deleting/"
+_EXTENSIONS = ("png", "jpg", "webp")
+
+
+@asynccontextmanager
+async def opened_s3(
+    settings: StorageSettings, *, clock: Clock, observer: Observer, sends: bool = True
+) -> AsyncIterator[S3Storage]:
+    """The store between start and stop. A bucket that cannot be used yet is `check`'s to report.
+
+    `sends` False leaves alone what waits in the spool, which may be another process's.
+    """
+    if settings.s3 is None:
+        raise ValueError("no bucket was configured")
+    spool = FileStorage(settings.s3.spool, max_bytes=settings.max_bytes, clock=clock, observer=observer)
+    async with spool.opened() as local, opened_bucket(settings.s3, clock, observer) as bucket:
+        storage = S3Storage(bucket, local, settings, settings.s3, clock=clock, observer=observer)
+        sending = []
+        if sends:
+            await storage.recall_spooled()
+            sending.append(asyncio.create_task(storage.keep_sending()))
+        try:
+            yield storage
+        finally:
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
+            if bucket.away is None:
+                await bucket.forget_probe(storage.instance)
+
+
+class S3Storage:
+    """The `Storage` port on a bucket, with a local directory for what is under way to it."""
+
+    backend = BACKEND
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        spool: FileStorage,
+        settings: StorageSettings,
+        s3: S3Settings,
+        *,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        self.instance = secrets.token_hex(6)
+        self._bucket = bucket
+        self._spool = spool
+        self._s3 = s3
+        self._cache_control = f"private, max-age={int(settings.cache_max_age)}"
+        self._base_url = _base_url(s3.public_endpoint_url or bucket.endpoint, s3)
+        self._clock = clock
+        self._observer = observer
+        self._recent = RecentImages(clock)
+        self._inventory = BucketInventory(bucket)
+        self._spooled: set[ImageId] = set()
+        self._was_writable = False
+
+    @property
+    def jobs(self) -> S3Jobs:
+        """The generations kept beside the images."""
+        return S3Jobs(self._bucket)
+
+    # --- an image on its way in ---------------------------------------------------------------------------------------
+
+    def reserve(self, size: int) -> AbstractContextManager[None]:
+        """Room on the local disk, where every image is staged and may have to wait."""
+        return self._spool.reserve(size)
+
+    def stage(self, image_id: ImageId, expected: int) -> contextlib.AbstractAsyncContextManager[StagedFile]:
+        return self._spool.stage(image_id, expected)
+
+    async def commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
+        """Of an image that has cost a GPU's time nothing is lost: what cannot be sent now waits in the spool."""
+        await self._spool.finish(image.path)
+        try:
+            await self.send(image.path, record)
+        except StorageFailure:
+            waiting = await self._spool.commit(image, record)
+            self._note_spooled(record.image_id, waits=True)
+            return replace(waiting, held=True)
+        stored = StoredImage(record=record)
+        self._recent.remember(stored)
+        return stored
+
+    async def send(self, file: Path, record: ImageRecord) -> None:
+        """A local file with its place in the expiry index, then its record, from which on it is seen."""
+        image_key = keys.image_key(record.image_id, record.picture.media_type)
+        about: dict[str, Any] = {
+            "ContentType": record.picture.media_type,
+            "CacheControl": self._cache_control,
+            "Metadata": {"sha256": record.sha256},
+        }
+        sending = [self._bucket.upload("commit", image_key, file, record.size_bytes, **about)]
+        if record.expires is not None:
+            expiry_key = keys.expiry_key(record.expires, record.image_id)
+            sending.append(self._bucket.put("commit", expiry_key, b"", "application/octet-stream"))
+        for outcome in await asyncio.gather(*sending, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        await self._bucket.put("commit", keys.record_key(record.image_id), encode_record(record))
+
+    # --- the spool ----------------------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> int:
+        return len(self._spooled)
+
+    def _note_spooled(self, image_id: ImageId, *, waits: bool) -> None:
+        (self._spooled.add if waits else self._spooled.discard)(image_id)
+        self._observer(Spooled(images=len(self._spooled)))
+
+    async def recall_spooled(self) -> None:
+        """What an earlier process could not send."""
+        with contextlib.suppress(StorageFailure):
+            self._spooled = {record.image_id for record in await self._spool.everything()}
+        self._observer(Spooled(images=len(self._spooled)))
+
+    async def keep_sending(self) -> None:
+        """Send what waits, until cancelled."""
+        while True:
+            with contextlib.suppress(StorageFailure):
+                await self.send_spooled()
+            await self._clock.sleep(_SEND_AGAIN_SECONDS)
+
+    async def send_spooled(self) -> None:
+        """Everything that waits, or as far as the store takes it. Raises StorageFailure."""
+        for image_id in sorted(self._spooled, key=str):
+            with contextlib.suppress(ImageNotFound):  # its time was over before the store was back
+                stored = await self._spool.get(image_id)
+                if stored.path is not None:
+                    await self.send(stored.path, stored.record)
+            self._note_spooled(image_id, waits=False)
+            await self._spool.delete(image_id)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def get(self, image_id: ImageId) -> StoredImage:
+        if image_id in self._spooled:
+            return replace(await self._spool.get(image_id), held=True)
+        stored = self._recent.recall(image_id)
+        if stored is None:
+            stored = await self._read(image_id)
+            self._recent.remember(stored)
+        if stored.record.expired(self._clock.now()):
+            raise ImageNotFound
+        return stored
+
+    async def _read(self, image_id: ImageId) -> StoredImage:
+        """Both halves must be there: either may have been deleted behind our back."""
+        record = await self._record(image_id)
+        if (
+            record is None
+            or await self._bucket.head("get", keys.image_key(image_id, record.picture.media_type)) is None
+        ):
+            raise ImageNotFound
+        return StoredImage(record=record)
+
+    async def _record(self, image_id: ImageId, operation: str = "get") -> ImageRecord | None:
+        data = await self._bucket.get(operation, keys.record_key(image_id))
+        with contextlib.suppress(ValueError):
+            return None if data is None else decode_record(data)
+        return None
+
+    async def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:
+        record = stored.record
+        if record.image_id in self._spooled:
+            pieces = self._spool.stream(stored, start, length)
+        else:
+            key = keys.image_key(record.image_id, record.picture.media_type)
+            pieces = self._bucket.stream("get", key, start, length)
+        sent = 0
+        async for piece in pieces:
+            sent += len(piece)
+            yield piece
+        if not sent:
+            raise ImageNotFound
+
+    async def link(self, stored: StoredImage) -> Link | None:
+        if self._s3.delivery == "proxy" or stored.record.image_id in self._spooled:
+            return None
+        now = self._clock.now()
+        link = s3_links.link(
+            self._base_url,
+            self._bucket.prefix + keys.image_key(stored.record.image_id, stored.record.picture.media_type),
+            await self._bucket.signer(),
+            region=self._bucket.region,
+            life=self._s3.url_ttl,
+            now=now,
+            until=stored.record.expires or now + timedelta(seconds=s3_links.LONGEST),
+        )
+        return link if link.expires > now + timedelta(seconds=1) else None
+
+    @property
+    def link_origin(self) -> str | None:
+        parts = urlsplit(self._base_url)
+        return None if self._s3.delivery == "proxy" else f"{parts.scheme}://{parts.netloc}"
+
+    async def thumbnail(self, image_id: ImageId) -> bytes | None:
+        if image_id in self._spooled:
+            return await self._spool.thumbnail(image_id)
+        return await self._bucket.get("get", keys.thumbnail_key(image_id))
+
+    async def put_thumbnail(self, image_id: ImageId, data: bytes) -> None:
+        if image_id in self._spooled:
+            await self._spool.put_thumbnail(image_id, data)
+        else:
+            await self._bucket.put("commit", keys.thumbnail_key(image_id), data, "image/webp")
+
+    async def page(
+        self, owner: str, *, limit: int, cursor: str | None = None, matches: RecordFilter | None = None
+    ) -> RecordPage:
+        tag = owner_tag(owner)
+        if cursor is not None and not keys.is_cursor(cursor, tag):
+            raise InvalidRequest("cursor: not one that this server gave; leave it out to start with the newest image.")
+        now = self._clock.now()
+        records: list[ImageRecord] = []
+        last, examined = None, 0
+        async for name, record in self._records(tag, cursor, limit + 1):
+            if len(records) == limit or (matches is not None and examined == EXAMINED_RECORDS):
+                return RecordPage(records=tuple(records), cursor=last)
+            last, examined = name, examined + 1
+            if record is not None and not record.expired(now) and (matches is None or matches(record)):
+                records.append(record)
+        return RecordPage(records=tuple(records))
+
+    async def _records(
+        self, tag: str, cursor: str | None, at_once: int
+    ) -> AsyncIterator[tuple[str, ImageRecord | None]]:
+        """One owner's records after the cursor, newest first, so many read side by side."""
+        prefix = f"{keys.records_of(tag)}/"
+        after = f"{prefix}{cursor[: keys.SHARD_DIGITS]}/{cursor}.json" if cursor else ""
+        names: list[str] = []
+        async for entry in self._bucket.entries("list", prefix, after=after, page=min(1000, at_once)):
+            name = entry.key.rsplit("/", 1)[1].removesuffix(".json")
+            if keys.is_cursor(name, tag):
+                names.append(name)
+            if len(names) == at_once:
+                for pair in await self._read_records(names):
+                    yield pair
+                names = []
+        for pair in await self._read_records(names):
+            yield pair
+
+    async def _read_records(self, names: list[str]) -> list[tuple[str, ImageRecord | None]]:
+        found = await asyncio.gather(*(self._listed_record(keys.image_id_of_record_name(name)) for name in names))
+        return list(zip(names, found, strict=True))
+
+    async def _listed_record(self, image_id: ImageId) -> ImageRecord | None:
+        """Records never change: one that was read before is not read again."""
+        known = self._recent.known(image_id)
+        if known is not None:
+            return known.record
+        record = await self._record(image_id, "list")
+        if record is not None:
+            self._recent.learn(StoredImage(record=record))
+        return record
+
+    # --- deleting -----------------------------------------------------------------------------------------------------
+
+    async def delete(self, image_id: ImageId) -> Deletion:
+        if image_id in self._spooled:
+            self._note_spooled(image_id, waits=False)
+            return await self._spool.delete(image_id)
+        record = await self._record(image_id, "delete")
+        if record is None:
+            return Deletion(first=False)
+        deletion = await self._claimed(image_id, record)
+        expiry_key = keys.expiry_key(record.expires, image_id) if record.expires else None
+        await self._remove([(image_id, expiry_key)], [image_id] if deletion.first else [])
+        return deletion
+
+    async def delete_expired(self, expired: Sequence[ExpiredImage]) -> list[Deletion | BaseException]:
+        outcomes = await asyncio.gather(*(self._claim_expired(one.image_id) for one in expired), return_exceptions=True)
+        work = list(zip(expired, outcomes, strict=True))
+        await self._remove(
+            [(one.image_id, one.key) for one, outcome in work if isinstance(outcome, Deletion)],
+            [one.image_id for one, outcome in work if isinstance(outcome, Deletion) and outcome.first],
+        )
+        return outcomes
+
+    async def _claim_expired(self, image_id: ImageId) -> Deletion:
+        record = await self._record(image_id, "delete")
+        return Deletion(first=False) if record is None else await self._claimed(image_id, record)
+
+    async def _claimed(self, image_id: ImageId, record: ImageRecord) -> Deletion:
+        """Of those who want to delete an image one makes the claim, and it holds only while the record is there."""
+        claim = f"{_CLAIMS}{image_id}"
+        if not await self._bucket.create_once("delete", claim, b"{}"):
+            return Deletion(first=False)
+        if await self._bucket.head("delete", keys.record_key(image_id)) is None:
+            await self._bucket.delete("delete", [claim])
+            return Deletion(first=False)
+        thumbnail = await self._bucket.head("delete", keys.thumbnail_key(image_id))
+        return Deletion(first=True, freed_bytes=record.size_bytes + (thumbnail["ContentLength"] if thumbnail else 0))
+
+    async def _remove(self, images: Sequence[tuple[ImageId, str | None]], claims: Sequence[ImageId]) -> None:
+        """The records first: from then on nobody sees the images. The claims last, when nothing is left to claim."""
+        for image_id, _ in images:
+            self._recent.forget(image_id)
+        await self._bucket.delete("delete", [keys.record_key(image_id) for image_id, _ in images])
+        rest = [key for image_id, expiry_key in images for key in _keys_besides(image_id, expiry_key)]
+        await self._bucket.delete("delete", rest)
+        await self._bucket.delete("delete", [f"{_CLAIMS}{image_id}" for image_id in claims])
+
+    # --- upkeep -------------------------------------------------------------------------------------------------------
+
+    async def expired(self, now: datetime) -> AsyncIterator[ExpiredImage]:
+        async for entry in self._bucket.entries("list", "expiry/"):
+            found = keys.expiry_of_name(entry.key.rsplit("/", 1)[1])
+            if found is not None and found[0] > now:
+                return
+            if found is not None:
+                yield ExpiredImage(found[1], entry.key)
+
+    async def delete_leftovers(self, now: datetime) -> int:
+        """Staged files, and the marks of pods that have died."""
+        before = now - timedelta(seconds=LEFTOVER_SECONDS)
+        left = [
+            entry.key
+            for prefix in (_CLAIMS, "probe/")
+            async for entry in self._bucket.entries("list", prefix)
+            if entry.modified < before and not entry.key.endswith(self.instance)
+        ]
+        await self._bucket.delete("delete", left)
+        return await self._spool.delete_leftovers(now)
+
+    async def take_inventory(self, now: datetime) -> Inventory | None:
+        return await self._inventory.take(now)
+
+    async def check(self) -> None:
+        try:
+            await self._bucket.check(self.instance, was_writable=self._was_writable)
+        except SidecarError:
+            self._was_writable = False
+            raise
+        self._was_writable = True
+
+
+def _keys_besides(image_id: ImageId, expiry_key: str | None) -> list[str]:
+    """Everything of an image but its record, whatever kind of picture it is."""
+    stem = f"images/{image_id.text[: keys.SHARD_DIGITS]}/{image_id}"
+    images = [f"{stem}.{extension}" for extension in _EXTENSIONS]
+    return [*images, keys.thumbnail_key(image_id), *([expiry_key] if expiry_key else [])]
+
+
+def _base_url(endpoint: str, s3: S3Settings) -> str:
+    """What clients' URLs begin with; keys are below it."""
+    if s3.addressing_style == "path":
+        return f"{endpoint}/{s3.bucket}"
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{s3.bucket}.{parts.netloc}{parts.path}"

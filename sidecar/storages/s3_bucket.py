@@ -1,0 +1,299 @@
+"""One bucket through one client: each call under its own deadline, timed, its errors translated.
+
+What a store answers is believed only if it looks like S3, and a store that was found away is not asked again for some
+seconds, so that of many calls one waits and the others fail at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aioboto3
+from aiobotocore.config import AioConfig
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.handlers import add_expect_header
+from botocore.parsers import ResponseParserError
+from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
+
+from sidecar.config import S3Settings
+from sidecar.errors import SidecarError, StorageFailure
+from sidecar.events import StorageOperation
+from sidecar.ports import Clock, Observer
+from sidecar.storages.directory import failure_of as disk_failure_of
+from sidecar.storages.s3_errors import ABSENT, NotS3, StoreAway, code_of, failure_of
+from sidecar.storages.s3_links import Signer
+
+_T = TypeVar("_T")
+
+BACKEND = "s3"
+DEADLINE_SECONDS = 15.0
+"""For a small call with its retries. An upload or a piece of a download has this and its own length's time."""
+_SLOWEST_BYTES_PER_SECOND = 256 * 1024
+_AWAY_SECONDS = 4.0  # less than between two looks of the readiness check, so that each of those really asks
+_DELETED_AT_ONCE = 1000
+_PIECE = 256 * 1024
+_CONFLICTS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object as a listing shows it, its key without the prefix."""
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime
+
+
+@asynccontextmanager
+async def opened_bucket(settings: S3Settings, clock: Clock, observer: Observer) -> AsyncIterator[Bucket]:
+    """The bucket between start and stop, with one client for all of that time."""
+    session = aioboto3.Session()
+    config = AioConfig(
+        s3={"addressing_style": settings.addressing_style},
+        retries={"mode": "standard", "max_attempts": 4},
+        max_pool_connections=settings.pool_size,
+        connect_timeout=5,
+        read_timeout=DEADLINE_SECONDS,
+        request_checksum_calculation="when_required",  # not every store knows the newer trailing checksums
+        response_checksum_validation="when_required",
+    )
+    region = session.region_name or "us-east-1"
+    async with session.client("s3", region_name=region, endpoint_url=settings.endpoint_url, config=config) as client:
+        events = client.meta.events
+        events.unregister("before-call.s3", add_expect_header)  # a server that never says 100 holds a PUT for ever
+        events.register("before-call.s3.DeleteObjects", _add_md5)
+        yield Bucket(client, session, settings, clock, observer)
+
+
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """Older stores want it with every batch of deletions."""
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+class Bucket:
+    """Objects by keys that do not show the prefix. All methods raise StorageFailure."""
+
+    def __init__(self, client: Any, session: Any, settings: S3Settings, clock: Clock, observer: Observer) -> None:
+        self.client = client
+        self.region = str(client.meta.region_name)
+        self._session = session
+        self.name = settings.bucket
+        self.endpoint = settings.endpoint_url or str(client.meta.endpoint_url)
+        self.prefix = settings.prefix
+        self._clock = clock
+        self._observer = observer
+        self._away: tuple[float, StorageFailure] | None = None
+
+    @property
+    def away(self) -> StorageFailure | None:
+        """Why the store cannot be asked at the moment."""
+        if self._away is None or self._clock.monotonic() - self._away[0] > _AWAY_SECONDS:
+            return None
+        return self._away[1]
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def put(self, operation: str, key: str, data: bytes, content_type: str = "application/json") -> None:
+        await self.run(operation, lambda: self._put(key, Body=data, ContentType=content_type))
+
+    async def upload(self, operation: str, key: str, file: Path, size: int, **headers: Any) -> None:
+        """Send a local file of known length; it is read as it goes."""
+
+        try:
+            opened = await asyncio.to_thread(file.open, "rb")
+        except OSError as error:
+            raise disk_failure_of(error) from error
+        deadline = DEADLINE_SECONDS + size / _SLOWEST_BYTES_PER_SECOND
+        with opened:
+            await self.run(operation, lambda: self._put(key, Body=opened, ContentLength=size, **headers), deadline)
+
+    async def create_once(self, operation: str, key: str, data: bytes) -> bool:
+        """Write an object unless it is there; whether it was us. Of many who try at once one succeeds.
+
+        The object carries a mark of this very call, because the answer to a PUT that was made may be lost, and the one
+        that is sent again then finds itself.
+        """
+        return await self.run(operation, lambda: self._create_once(key, data, secrets.token_hex(8)))
+
+    async def _create_once(self, key: str, data: bytes, mark: str) -> bool:
+        attempts = AsyncRetrying(
+            retry=retry_if_result(lambda outcome: outcome == "conflict"),
+            stop=stop_after_attempt(_CONFLICTS),
+            wait=wait_random_exponential(0.05, max=1),
+            sleep=self._clock.sleep,
+            retry_error_callback=lambda _: "conflict",
+        )
+        outcome: str = await attempts(self._try_to_create, key, data, mark)
+        if outcome == "there":
+            found = await self._head(key)
+            return found is not None and found["Metadata"].get("mark") == mark
+        if outcome == "conflict":
+            raise StorageFailure("The image store could not decide between several writers.", retry_after=1)
+        return True
+
+    async def _try_to_create(self, key: str, data: bytes, mark: str) -> str:
+        try:
+            await self._put(key, Body=data, ContentType="application/json", IfNoneMatch="*", Metadata={"mark": mark})
+        except ClientError as error:
+            if code_of(error) in ("PreconditionFailed", "412"):
+                return "there"
+            if code_of(error) in ("ConditionalRequestConflict", "OperationAborted", "409"):
+                return "conflict"
+            raise
+        return "created"
+
+    async def _put(self, key: str, **arguments: Any) -> None:
+        _require_s3(await self.client.put_object(Bucket=self.name, Key=self.prefix + key, **arguments))
+
+    async def delete(self, operation: str, keys: Iterable[str]) -> None:
+        """Delete what is there of these, up to a thousand in one call."""
+        every = list(keys)
+        for start in range(0, len(every), _DELETED_AT_ONCE):
+            batch = every[start : start + _DELETED_AT_ONCE]
+            await self.run(operation, lambda batch=batch: self._delete(batch))  # type: ignore[misc]
+
+    async def _delete(self, keys: list[str]) -> None:
+        if len(keys) == 1:
+            await self.client.delete_object(Bucket=self.name, Key=self.prefix + keys[0])
+            return
+        objects = [{"Key": self.prefix + key} for key in keys]
+        answer = await self.client.delete_objects(Bucket=self.name, Delete={"Objects": objects, "Quiet": True})
+        if errors := answer.get("Errors"):
+            raise ClientError({"Error": errors[0], "ResponseMetadata": answer["ResponseMetadata"]}, "DeleteObjects")
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def get(self, operation: str, key: str) -> bytes | None:
+        """A small object whole, None where there is none."""
+        return await self.run(operation, lambda: self._get(key))
+
+    async def _get(self, key: str) -> bytes | None:
+        answer = await self._get_object(Key=self.prefix + key)
+        if answer is None:
+            return None
+        async with answer["Body"] as body:
+            return bytes(await body.read())
+
+    async def _get_object(self, **arguments: Any) -> dict[str, Any] | None:
+        try:
+            answer: dict[str, Any] = await self.client.get_object(Bucket=self.name, **arguments)
+        except ClientError as error:
+            if code_of(error) == "NoSuchKey":
+                return None
+            raise
+        _require_s3(answer)
+        return answer
+
+    async def head(self, operation: str, key: str) -> Mapping[str, Any] | None:
+        """What is known of an object, None where there is none."""
+        return await self.run(operation, lambda: self._head(key))
+
+    async def _head(self, key: str) -> dict[str, Any] | None:
+        try:
+            answer: dict[str, Any] = await self.client.head_object(Bucket=self.name, Key=self.prefix + key)
+        except ClientError as error:
+            if code_of(error) in ABSENT:
+                return None
+            raise
+        _require_s3(answer)
+        return answer
+
+    async def stream(self, operation: str, key: str, start: int, length: int) -> AsyncIterator[bytes]:
+        """Part of an object in pieces, each within its own deadline; none at all where the object is gone."""
+        part = {"Key": self.prefix + key, "Range": f"bytes={start}-{start + length - 1}"}
+        answer = await self.run(operation, lambda: self._get_object(**part))
+        if answer is None:
+            return
+        async with answer["Body"] as response:
+            while piece := await self._asked(lambda: response.content.read(_PIECE), DEADLINE_SECONDS):
+                yield piece
+
+    async def entries(self, operation: str, prefix: str, *, after: str = "", page: int = 1000) -> AsyncIterator[Entry]:
+        """Objects in the order of their keys, listed as far as somebody reads on."""
+        where = {"Bucket": self.name, "Prefix": self.prefix + prefix, "MaxKeys": page}
+        if after:
+            where["StartAfter"] = self.prefix + after
+        while True:
+            answer = await self.run(operation, lambda: self._list(where))
+            for found in answer.get("Contents", ()):
+                key = found["Key"].removeprefix(self.prefix)
+                yield Entry(key, found["Size"], found["ETag"], found["LastModified"])
+            if not answer.get("IsTruncated"):
+                return
+            where["ContinuationToken"] = answer["NextContinuationToken"]
+
+    async def _list(self, where: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = await self.client.list_objects_v2(**where)
+        if "KeyCount" not in answer and "Name" not in answer:
+            raise NotS3
+        return answer
+
+    async def signer(self) -> Signer:
+        """The credentials of now, for URLs that others follow."""
+        return await self.run("sign", self._signer)
+
+    async def _signer(self) -> Signer:
+        credentials = await self._session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        frozen = await credentials.get_frozen_credentials()
+        return Signer(frozen.access_key, frozen.secret_key, frozen.token, getattr(credentials, "_expiry_time", None))
+
+    # --- every call ---------------------------------------------------------------------------------------------------
+
+    async def run(self, operation: str, call: Callable[[], Awaitable[_T]], deadline: float = DEADLINE_SECONDS) -> _T:
+        """One call, bounded, timed, its errors translated."""
+        started = time.perf_counter()
+        outcome = "ok"
+        try:
+            if operation != "check" and (away := self.away) is not None:
+                raise StoreAway(away.message, retry_after=away.retry_after)
+            return await self._asked(call, deadline)
+        except SidecarError as error:
+            outcome = error.reason
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            self._observer(StorageOperation(backend=BACKEND, operation=operation, outcome=outcome, seconds=seconds))
+
+    async def _asked(self, call: Callable[[], Awaitable[_T]], deadline: float) -> _T:
+        try:
+            async with asyncio.timeout(deadline):
+                answer = await call()
+        except (BotoCoreError, ClientError, ResponseParserError, NotS3, OSError) as error:  # TimeoutError is an OSError
+            failure = failure_of(error, bucket=self.name, endpoint=self.endpoint)
+            if isinstance(failure, StoreAway):
+                self._away = (self._clock.monotonic(), failure)
+            raise failure from error
+        self._away = None
+        return answer
+
+    async def check(self, instance: str, *, was_writable: bool) -> None:
+        """Prove that the bucket can be written; once proved, reading is enough and costs a tenth."""
+        key = f"probe/{instance}"
+        if was_writable and await self.get("check", key) is not None:
+            return
+        await self.put("check", key, b"{}")
+
+    async def forget_probe(self, instance: str) -> None:
+        with contextlib.suppress(StorageFailure):
+            await self.delete("check", [f"probe/{instance}"])
+
+
+def _require_s3(answer: Mapping[str, Any]) -> None:
+    """Any web server answers 200 to something; a store tells an object's ETag."""
+    if "ETag" not in answer:
+        raise NotS3

@@ -1,0 +1,81 @@
+"""What a bucket's troubles mean to those who must mend them: each kind in words of its own."""
+
+from __future__ import annotations
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    SSLError,
+)
+from botocore.parsers import ResponseParserError
+
+from sidecar.errors import StorageFailure, bounded
+
+RETRY_SECONDS = 30.0
+ABSENT = frozenset({"NoSuchKey", "404"})
+_BAD_CREDENTIALS = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidClientTokenId"}
+)
+_SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
+_BUSY = frozenset({"SlowDown", "ServiceUnavailable", "503", "Throttling", "RequestLimitExceeded"})
+
+
+class NotS3(Exception):
+    """What answers does not speak S3."""
+
+
+class StoreAway(StorageFailure):
+    """The store cannot be reached or does not answer; what is asked of it soon would wait in vain."""
+
+
+def code_of(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def failure_of(error: Exception, *, bucket: str, endpoint: str) -> StorageFailure:
+    """What a caller is told; `endpoint` is the store's address."""
+    if isinstance(error, ClientError):
+        return _answered(error, bucket, endpoint)
+    if isinstance(error, NotS3 | ResponseParserError):
+        return _failure(f"What answers at {endpoint} is not an S3 store: look at S3_ENDPOINT_URL.")
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
+        return _failure("There are no credentials for the image store: the standard AWS ways have none to give.")
+    if isinstance(error, TimeoutError | ConnectTimeoutError | ReadTimeoutError):
+        return StoreAway(f"The image store at {endpoint} does not answer.", retry_after=RETRY_SECONDS)
+    if isinstance(error, SSLError):
+        return _failure(f"The image store at {endpoint} is not trusted: look at AWS_CA_BUNDLE.")
+    if isinstance(error, EndpointConnectionError | ConnectionClosedError | HTTPClientError | OSError):
+        return StoreAway(f"The image store cannot be reached at {endpoint}.", retry_after=RETRY_SECONDS)
+    if isinstance(error, BotoCoreError):
+        return _failure(f"The image store cannot be used ({bounded(type(error).__name__, 60)}).")
+    raise error
+
+
+def _answered(error: ClientError, bucket: str, endpoint: str) -> StorageFailure:
+    code = code_of(error)
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code == "NoSuchBucket":
+        return _failure(f"There is no bucket {bucket!r} at {endpoint}: create it, or look at S3_BUCKET.")
+    if code in _SKEWED:
+        return _failure("The image store refuses this machine's clock: it differs too much from the store's own.")
+    if code in _BAD_CREDENTIALS:
+        return _failure(f"The image store does not accept the credentials ({code}).")
+    if code in _BUSY:
+        return _failure("The image store asks for patience: it is answering too many others.")
+    if status == 403:
+        return _failure(f"The image store forbids this use of bucket {bucket!r} (403): the credentials lack a right.")
+    if code.isdigit() or not code:  # S3 gives its errors names
+        return _failure(f"What answers at {endpoint} is not an S3 store ({status}): look at S3_ENDPOINT_URL.")
+    return _failure(f"The image store cannot do it ({status} {bounded(code, 60)}).")
+
+
+def _failure(message: str) -> StorageFailure:
+    return StorageFailure(message, retry_after=RETRY_SECONDS)

@@ -1,0 +1,229 @@
+"""Generations in a bucket, by the keys the directory has them under (file_jobs.py says what each is).
+
+Every "once" is a PUT with `If-None-Match: *`, of which a store lets exactly one succeed. A generation that starts at
+once costs two PUTs here: the job, and the job with its result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import datetime, timedelta
+from typing import Literal
+
+from sidecar.domain import JobId, JobRecord, JobResult, Lease, StoredJob, is_image_id
+from sidecar.errors import JobNotFound
+from sidecar.storages import keys
+from sidecar.storages.disk import LEFTOVER_SECONDS
+from sidecar.storages.job_records import (
+    decode_job,
+    decode_key,
+    decode_lease,
+    encode_job,
+    encode_key,
+    encode_lease,
+)
+from sidecar.storages.s3_bucket import Bucket, Entry
+
+_LATER_ATTEMPTS = 2  # leases that others may have taken since this one; what is beyond is swept
+_DELETIONS_PER_PASS = 10_000
+
+
+class S3Jobs:
+    """The `JobStore` port on a bucket."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._read_before: dict[str, tuple[str, bytes]] = {}
+
+    # --- one job ------------------------------------------------------------------------------------------------------
+
+    async def offer(self, record: JobRecord) -> None:
+        await self._bucket.put("offer", keys.open_job_key(record.job_id), encode_job(record))
+
+    async def withdraw(self, job_id: JobId) -> None:
+        await self._remove_open("withdraw", job_id, 1)
+
+    async def win_key(self, record: JobRecord) -> JobId:
+        key = keys.idempotency_key(record.key_digest or "")
+        while not await self._bucket.create_once("win_key", key, encode_key(record.job_id)):
+            holder = await self._key_holder("win_key", key)
+            if holder is not None and await self._lives(holder, record.created):
+                return holder
+            if await self._key_holder("win_key", key) == holder:  # S3 has no delete that depends on the content
+                await self._bucket.delete("win_key", [key])
+        return record.job_id
+
+    async def key_holder(self, key_digest: str) -> JobId | None:
+        return await self._key_holder("key_holder", keys.idempotency_key(key_digest))
+
+    async def _key_holder(self, operation: str, key: str) -> JobId | None:
+        data = await self._bucket.get(operation, key)
+        with contextlib.suppress(ValueError):
+            return None if data is None else decode_key(data)
+        return None
+
+    async def _lives(self, job_id: JobId, now: datetime) -> bool:
+        for key in (keys.open_job_key(job_id), keys.done_job_key(job_id)):
+            data = await self._bucket.get("read", key)
+            try:
+                if data is not None:
+                    return decode_job(data)[0].expires > now
+            except ValueError:
+                return True  # a newer version's: its key is not ours to take
+        return False
+
+    async def claim(self, lease: Lease) -> bool:
+        """Whoever begins looks for a claim, whoever claims for a beginning, each after having made its own object."""
+        key = keys.lease_key(lease.job_id, lease.attempt)
+        if not await self._bucket.create_once("claim", key, encode_lease(lease)):
+            return False
+        begun = await self._there("claim", keys.begun_key(lease.job_id))
+        if not begun and await self._there("claim", keys.open_job_key(lease.job_id)):
+            return True
+        await self._bucket.delete("claim", [key])
+        return False
+
+    async def renew(self, lease: Lease) -> bool:
+        """A lease that outlives its job for having been renewed in that moment is swept."""
+        if not await self._is_current("renew", lease):
+            return False
+        await self._bucket.put("renew", keys.lease_key(lease.job_id, lease.attempt), encode_lease(lease))
+        return True
+
+    async def begin(self, lease: Lease) -> bool:
+        """First the mark, then a look: a job that has ended, was withdrawn or was claimed anew cannot begin."""
+        mark = keys.begun_key(lease.job_id)
+        if not await self._bucket.create_once("begin", mark, encode_lease(lease)):
+            return False
+        if await self._is_current("begin", lease):
+            return True
+        await self._bucket.delete("begin", [mark])
+        return False
+
+    async def _is_current(self, operation: str, lease: Lease) -> bool:
+        """Whether the job is there and nobody has claimed it after this lease."""
+        if await self._there(operation, keys.lease_key(lease.job_id, lease.attempt + 1)):
+            return False
+        return await self._there(operation, keys.open_job_key(lease.job_id))
+
+    async def _there(self, operation: str, key: str) -> bool:
+        return await self._bucket.head(operation, key) is not None
+
+    async def acknowledge(self, record: JobRecord, result: JobResult) -> bool:
+        """Nobody can have claimed what was begun, so only what was not needs a look for a newer attempt."""
+        newer = keys.lease_key(record.job_id, result.attempt + 1)
+        if not record.begun and await self._there("acknowledge", newer):
+            return False
+        done = keys.done_job_key(record.job_id)
+        ours = await self._bucket.create_once("acknowledge", done, encode_job(record, result))
+        await self._remove_open("acknowledge", record.job_id, result.attempt)
+        return ours
+
+    async def _remove_open(self, operation: str, job_id: JobId, attempt: int) -> None:
+        """The job itself first: from then on nobody takes it up, and who begins it sees that it is gone."""
+        await self._bucket.delete(operation, [keys.open_job_key(job_id)])
+        leases = [keys.lease_key(job_id, number) for number in range(1, attempt + _LATER_ATTEMPTS + 1)]
+        await self._bucket.delete(operation, [*leases, keys.begun_key(job_id)])
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    async def read(self, job_id: JobId) -> StoredJob:
+        """Twice, because a job that is being acknowledged moves from one place to the other."""
+        for _ in range(2):
+            if (done := await self._read_done(job_id)) is not None:
+                return done
+            if (unfinished := await self._read_open(job_id)) is not None:
+                return unfinished
+        raise JobNotFound
+
+    async def _read_done(self, job_id: JobId) -> StoredJob | None:
+        data = await self._bucket.get("read", keys.done_job_key(job_id))
+        with contextlib.suppress(ValueError):
+            if data is not None:
+                record, result = decode_job(data)
+                lease = Lease(job_id=job_id, attempt=result.attempt if result else 1, holder=record.holder)
+                return StoredJob(record=record, lease=lease, begun=True, result=result)
+        return None
+
+    async def _read_open(self, job_id: JobId) -> StoredJob | None:
+        """One listing shows everything there is of an open job."""
+        prefix = f"{keys.OPEN_JOBS}/{job_id}."
+        jobs = await self._jobs_in([entry async for entry in self._bucket.entries("read", prefix)], "read")
+        return jobs[0] if jobs else None
+
+    async def unfinished(self) -> list[StoredJob]:
+        """What has not changed since the last look is not read again."""
+        entries = [entry async for entry in self._bucket.entries("list", f"{keys.OPEN_JOBS}/")]
+        listed = {entry.key for entry in entries}
+        self._read_before = {key: known for key, known in self._read_before.items() if key in listed}
+        return await self._jobs_in(entries, "list")
+
+    async def _jobs_in(self, entries: list[Entry], operation: str) -> list[StoredJob]:
+        by_job: dict[str, dict[str, Entry]] = {}
+        for entry in entries:
+            text, _, rest = entry.key.removeprefix(f"{keys.OPEN_JOBS}/").partition(".")
+            if is_image_id(text):
+                by_job.setdefault(text, {})[rest] = entry
+        found = await asyncio.gather(
+            *(self._job_of(JobId(text), parts, operation) for text, parts in sorted(by_job.items()) if "json" in parts)
+        )
+        return [job for job in found if job is not None]
+
+    async def _job_of(self, job_id: JobId, parts: dict[str, Entry], operation: str) -> StoredJob | None:
+        try:
+            record, _ = decode_job(await self._bytes_of(parts["json"], operation))
+        except ValueError:
+            return None
+        attempt = max([1, *(int(rest[6:]) for rest in parts if rest[:6] == "lease-" and rest[6:].isdecimal())])
+        lease = Lease(job_id=job_id, attempt=attempt, holder=record.holder)
+        with contextlib.suppress(ValueError):
+            if (entry := parts.get(f"lease-{attempt}")) is not None:
+                lease = decode_lease(job_id, attempt, await self._bytes_of(entry, operation))
+        return StoredJob(record=record, lease=lease, begun=record.begun or "begun" in parts)
+
+    async def _bytes_of(self, entry: Entry, operation: str) -> bytes:
+        """An open object's content; nothing for one that has gone since it was listed."""
+        known = self._read_before.get(entry.key)
+        if known is None or known[0] != entry.etag:
+            known = (entry.etag, await self._bucket.get(operation, entry.key) or b"")
+            self._read_before[entry.key] = known
+        return known[1]
+
+    # --- upkeep -------------------------------------------------------------------------------------------------------
+
+    async def delete_expired_jobs(self, now: datetime) -> int:
+        """Oldest first, up to the first job whose time has not come: the rest is younger still."""
+        await self._tidy_open(now)
+        deleted = 0
+        batch: list[str] = []
+        async for entry in self._bucket.entries("list", f"{keys.DONE_JOBS}/"):
+            expired = await self._expired(entry, now)
+            if expired is False or deleted >= _DELETIONS_PER_PASS:
+                break
+            if expired is not None:
+                batch += expired
+                deleted += 1
+        await self._bucket.delete("delete", batch)
+        return deleted
+
+    async def _expired(self, entry: Entry, now: datetime) -> list[str] | Literal[False] | None:
+        """The keys to delete with a job; False for one that lives, None for what is no job of ours."""
+        try:
+            record, _ = decode_job(await self._bucket.get("delete", entry.key) or b"")
+        except ValueError:
+            return None
+        if record.expires > now:
+            return False
+        found = [entry.key]
+        if record.key_digest is not None and await self.key_holder(record.key_digest) == record.job_id:
+            found.insert(0, keys.idempotency_key(record.key_digest))
+        return found
+
+    async def _tidy_open(self, now: datetime) -> None:
+        """Leases renewed in the moment their job ended."""
+        entries = [entry async for entry in self._bucket.entries("list", f"{keys.OPEN_JOBS}/")]
+        jobs = {entry.key.removesuffix(".json") for entry in entries if entry.key.endswith(".json")}
+        before = now - timedelta(seconds=LEFTOVER_SECONDS)
+        alone = [entry.key for entry in entries if entry.key.split(".", 1)[0] not in jobs and entry.modified < before]
+        await self._bucket.delete("delete", alone)

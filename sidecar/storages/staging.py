@@ -1,0 +1,139 @@
+"""Files under way on local disk, for the directory they end in or the bucket they are sent to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from io import FileIO
+from pathlib import Path
+
+from sidecar.domain import ImageId
+from sidecar.errors import StorageFailure
+from sidecar.storages.directory import Directory, failure_of
+
+_WRITE_BYTES = 2 * 1024 * 1024
+_VECTORS = 512  # pieces written at once; the kernel takes 1024
+
+
+class Staging:
+    """The staged files of one directory, by path."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._files: dict[Path, LocalFile] = {}
+
+    @asynccontextmanager
+    async def stage(
+        self, image_id: ImageId, expected: int, reserve: Callable[[int], AbstractContextManager[None]]
+    ) -> AsyncIterator[LocalFile]:
+        """A file for `expected` bytes; what exceeds them is reserved. Leaving removes what nobody has let go."""
+        path = self._directory.root / "staging" / f"{self._directory.instance}-{image_id}.part"
+        opening = asyncio.ensure_future(self._directory.run("stage", self._open, path, expected))
+        with ExitStack() as rooms:
+            try:
+                self._files[path] = LocalFile(
+                    path,
+                    await asyncio.shield(opening),
+                    self._directory.threads,
+                    expected,
+                    lambda more: rooms.enter_context(reserve(more)),
+                )
+                yield self._files[path]
+            finally:
+                staged = self._files.pop(path, None)
+                if staged is None or not staged.committed:
+                    await asyncio.shield(self._discard(path, opening))
+
+    def _open(self, path: Path, expected: int) -> FileIO:
+        self._directory.require_volume()
+        room = os.statvfs(self._directory.root)
+        if room.f_bavail * room.f_frsize < expected or (room.f_files and not room.f_favail):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return path.open("xb", buffering=0)
+
+    async def _discard(self, path: Path, opening: asyncio.Future[FileIO]) -> None:
+        """Also where the caller left while the file was being opened. A committed file is no longer at `path`."""
+        with contextlib.suppress(StorageFailure):
+            await self._directory.run("discard", _close_and_unlink, await opening, path)
+
+    def finish(self, path: Path) -> None:
+        """Make a staged file complete and durable; once more is no harm. Blocks; raises OSError, KeyError."""
+        self._files[path].finish()
+
+    def let_go(self, path: Path) -> None:
+        """It has been moved to where it stays."""
+        self._files[path].committed = True
+
+
+class LocalFile:
+    """A file under `staging/`, written as the image arrives. What exceeds `room` bytes is reserved on the way.
+
+    A thread is asked for every two MiB only, and what is left then is written by the thread that commits.
+    """
+
+    def __init__(
+        self, path: Path, file: FileIO, threads: ThreadPoolExecutor, room: int, reserve: Callable[[int], None]
+    ) -> None:
+        self.path = path
+        self.committed = False
+        self._file = file
+        self._threads = threads
+        self._room = room
+        self._reserve = reserve
+        self._size = 0
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+
+    async def write(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._room:
+            self._reserve(self._size - self._room)
+            self._room = self._size
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if self._pending_bytes >= _WRITE_BYTES:
+            await self._on_a_thread(self._write_pending)
+
+    async def restart(self) -> None:
+        self._pending.clear()
+        self._pending_bytes = self._size = 0
+        await self._on_a_thread(self._empty)
+
+    def finish(self) -> None:
+        """Write what is left, make the file durable and close it. Blocks; raises OSError."""
+        if self._file.closed:
+            return
+        self._write_pending()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _write_pending(self) -> None:
+        views = [memoryview(data) for data in self._pending]
+        self._pending.clear()
+        self._pending_bytes = 0
+        while views:
+            written = os.writev(self._file.fileno(), views[:_VECTORS])
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if views:  # the kernel may take less than it was given
+                views[0] = views[0][written:]
+
+    def _empty(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+
+    async def _on_a_thread(self, work: Callable[[], None]) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except OSError as error:
+            raise failure_of(error) from error
+
+
+def _close_and_unlink(file: FileIO, path: Path) -> None:
+    file.close()
+    path.unlink(missing_ok=True)
