@@ -53,6 +53,7 @@ bench: $(VENV)/.dev .venv-peer/.installed ## speed and memory beside a FastMCP p
 lock: $(VENV)/.dev ## make the hashed requirement files anew from pyproject.toml
 	$(PIP) install --quiet uv
 	$(BIN)/uv pip compile $(LOCK_OPTIONS) pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile $(LOCK_OPTIONS) --extra s3 --extra otel pyproject.toml -o requirements-container.lock
 	$(BIN)/uv pip compile $(LOCK_OPTIONS) --group build -o requirements-build.lock
 	$(BIN)/uv pip compile $(LOCK_OPTIONS) --group dev pyproject.toml -o requirements-dev.lock
 

@@ -51,7 +51,12 @@ def test_every_dependency_says_why_it_is_here() -> None:
 
 
 def test_the_locks_pin_by_hash_and_hold_no_address() -> None:
-    for name in ("requirements.lock", "requirements-build.lock", "requirements-dev.lock"):
+    for name in (
+        "requirements.lock",
+        "requirements-container.lock",
+        "requirements-build.lock",
+        "requirements-dev.lock",
+    ):
         text = (ROOT / name).read_text()
         assert "://" not in text
         assert text.count("==") <= text.count("--hash=sha256:")

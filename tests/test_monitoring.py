@@ -31,8 +31,6 @@ ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((ROOT / "manifests" / "grafana" / "dashboard.json").read_text())
 QUERIES = sorted({target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]})
 EXPECTED = ROOT / "tests" / "alerts.yaml"
-COMING = {"imagegen_spool_images"}
-"""Metrics of the S3 store, which alerts may name before the code has them."""
 
 
 def program(name: str) -> str:
@@ -89,9 +87,9 @@ def test_alerts_and_dashboard_name_only_metrics_that_exist() -> None:
     described = Metrics({"painter": queue}, "file").exposition.described()
     known = {f"{metric.name}_total" if metric.kind == "counter" else metric.name for metric in described}
     for expression in (*QUERIES, *(rule["expr"] for rule in ALERTS)):
-        assert metric_names(expression) <= known | COMING, expression
+        assert metric_names(expression) <= known, expression
     named = set().union(*(metric_names(query) for query in QUERIES))
-    assert known - named - COMING == set(), "not on the dashboard"
+    assert known - named == set(), "not on the dashboard"
 
 
 @asynccontextmanager

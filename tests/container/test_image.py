@@ -32,6 +32,8 @@ LARGEST = 120_000_000
 """Bytes that the image may add to its base."""
 PARTS = ("buildah", "podman", "runc", "mmdebstrap", "conmon")
 
+LOCK = "requirements-container.lock"
+
 
 def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -178,6 +180,15 @@ def test_there_is_nothing_to_install_or_compile_with(store: Store, image: str) -
 def test_every_locked_package_has_a_wheel_for_arm64(tmp_path: Path) -> None:
     platforms = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
     target = [part for platform in platforms for part in ("--platform", platform)]
-    wheels = ("--only-binary", ":all:", "--require-hashes", "--no-deps", "-r", "requirements.lock", "-d", tmp_path)
+    wheels = (
+        "--only-binary",
+        ":all:",
+        "--require-hashes",
+        "--no-deps",
+        "-r",
+        "requirements-container.lock",
+        "-d",
+        tmp_path,
+    )
     run(sys.executable, "-m", "pip", "download", "--quiet", "--python-version", "3.13", *target, *wheels)
     assert [path for path in tmp_path.iterdir() if path.suffix != ".whl"] == []

@@ -15,10 +15,6 @@ from tools.manifests.rendering import Rendering, title
 FORBIDDEN_LABELS = ("serving.kserve.io/inferenceservice", "component")
 FOREIGN_VARIABLES = ("AWS_", "OTEL_")
 """Prefixes of variables that libraries in the sidecar read themselves."""
-S3_VARIABLES = frozenset(
-    ["S3_BUCKET", "S3_PREFIX", "S3_ENDPOINT_URL", "S3_ADDRESSING_STYLE", "S3_URL_TTL", "IMAGE_DELIVERY", "SPOOL_PATH"]
-)
-"""Variables of the S3 store for a parser that does not know them yet; one that does judges them itself."""
 KNOWN = frozenset(
     name for variable in VARIABLES for name in (variable.name, *([f"{variable.name}_FILE"] if variable.secret else []))
 )
@@ -33,8 +29,6 @@ def _sidecar(pod: Pod) -> dict[str, Any]:
 def _settings(pod: Pod, rendering: Rendering) -> Settings:
     """Raises BadConfiguration."""
     given = {name: value for name, value in environment(_sidecar(pod), rendering).items() if name in KNOWN}
-    if "S3_BUCKET" not in KNOWN and given.get("STORAGE_BACKEND") == "s3":
-        del given["STORAGE_BACKEND"]
     return read_settings(given)
 
 
@@ -57,7 +51,7 @@ def variables_are_known(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         container = _sidecar(pod)
         for name in environment(container, rendering):
-            known = name in KNOWN | S3_VARIABLES | helpers(container) or name.startswith(FOREIGN_VARIABLES)
+            known = name in KNOWN | helpers(container) or name.startswith(FOREIGN_VARIABLES)
             if not known:
                 yield f"{pod.title}: {name} is no variable of the sidecar"
 
