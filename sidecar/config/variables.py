@@ -300,7 +300,8 @@ VARIABLES: tuple[Variable, ...] = (
         parse=parsers.base_url,
         allowed="http(s)://HOST[:PORT][/PATH]",
         unit="URL",
-        meaning="What image URLs start with (Service, ingress, CDN). Unset: the Host of the MCP request.",
+        meaning="What image URLs start with (Service, ingress, CDN). Set, shared caches may keep images for "
+        "IMAGE_CACHE_MAX_AGE. Unset: the Host of the MCP request.",
     ),
     Variable(
         name="ALLOWED_HOSTS",

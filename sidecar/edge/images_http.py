@@ -164,7 +164,7 @@ def _http_date(text: str | None) -> datetime | None:
 def _headers(request: web.Request, record: ImageRecord, etag: str, media_type: str) -> dict[str, str]:
     return {
         **_lasting_headers(record.image_id, record.created, etag, media_type),
-        hdrs.CACHE_CONTROL: f"private, max-age={_max_age(request, record)}",
+        hdrs.CACHE_CONTROL: f"{_who_may_keep(request)}, max-age={_max_age(request, record)}",
     }
 
 
@@ -180,6 +180,11 @@ def _lasting_headers(image_id: ImageId, created: datetime, etag: str, media_type
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",  # a browser's own view of a picture
     }
+
+
+def _who_may_keep(request: web.Request) -> str:
+    """PUBLIC_BASE_URL may be a CDN's, which keeps only what is public; an image's address is its key there, too."""
+    return "private" if request.app[SETTINGS].listen.public_base_url is None else "public"
 
 
 def _max_age(request: web.Request, record: ImageRecord) -> int:
