@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types floors docs docs-check manifests container-test e2e conformance bench lock clean
+.PHONY: help demo test quick check lint types floors docs docs-check manifests container-test e2e conformance bench lock clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ demo: $(VENV)/.runtime ## one real image through MCP, no cluster and no GPU; Ctr
 
 test: $(VENV)/.dev ## all tests but the heavy real components; ARGS goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+quick: $(VENV)/.dev ## the tests without real browsers, buckets and Prometheus: under two minutes
+	$(BIN)/python -m pytest -m "not e2e and not npm and not container and not real" $(ARGS)
 
 check: lint types floors docs-check manifests test ## everything CI runs but make e2e and make conformance
 

@@ -16,6 +16,8 @@ import pytest
 from tests.conftest import Sidecar, StartSidecar
 from tests.real_parts import require
 
+pytestmark = pytest.mark.real
+
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 SERVED = 'imagegen_http_requests_total{method="GET",route="/images/{image_id}",status="200"}'
 

@@ -17,6 +17,8 @@ from tests.fake_kserve import FakeKServe, succeed, succeed_when
 from tests.pictures import picture
 from tests.real_parts import require
 
+pytestmark = pytest.mark.real
+
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 

@@ -21,6 +21,8 @@ from tools.manifests.one_place import different_sidecars, names_elsewhere
 from tools.manifests.rendering import ROOT, Rendering, folders, kubectl, rendered
 from tools.manifests.schemas import CUSTOM, invalid
 
+pytestmark = pytest.mark.real
+
 Edit = Callable[[Any], None]
 
 

@@ -24,6 +24,8 @@ from tests.fake_kserve import FakeKServe, say, succeed, succeed_when
 from tests.pictures import picture
 from tests.real_parts import require
 
+pytestmark = pytest.mark.real
+
 HAS_PLAYWRIGHT = importlib.util.find_spec("playwright") is not None
 if HAS_PLAYWRIGHT:
     from playwright.async_api import BrowserContext, FrameLocator, Page, async_playwright, expect

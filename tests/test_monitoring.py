@@ -25,6 +25,8 @@ from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, say, succeed_when
 from tests.real_parts import require
 
+pytestmark = pytest.mark.real
+
 ROOT = Path(__file__).parent.parent
 RULES = yaml.safe_load((ROOT / "manifests" / "prometheusrule" / "prometheusrule.yaml").read_text())["spec"]
 ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]

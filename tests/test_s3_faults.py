@@ -22,6 +22,8 @@ from sidecar.storages.s3 import S3Storage
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.storage_contract import PNG, HeldClock, put
 
+pytestmark = pytest.mark.real
+
 SPOOLED = "imagegen_spool_images"
 
 

@@ -12,6 +12,8 @@ from sidecar.ports import JobStore, SystemClock
 from sidecar.storages.opening import opened_store
 from tests.job_store_contract import JobStoreContract
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture
 async def jobs(s3: dict[str, str], tmp_path: Path) -> AsyncIterator[JobStore]:

@@ -25,6 +25,8 @@ from tests.job_store_contract import job
 from tests.pictures import picture
 from tests.test_jobs import BRIEF, call, ended, start
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture
 async def sidecar(start_sidecar: StartSidecar, s3: dict[str, str]) -> Sidecar:

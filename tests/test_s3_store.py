@@ -21,6 +21,8 @@ from sidecar.storages.s3 import S3Storage, opened_s3
 from tests import ceph
 from tests.storage_contract import DAY, PNG, HeldClock, StorageContract, bytes_of, listed, put
 
+pytestmark = pytest.mark.real
+
 HOUR = timedelta(hours=1)
 
 
