@@ -19,11 +19,12 @@ import structlog
 from aiohttp import web
 
 from sidecar.app import CONNECTIONS, OWN_URL, create_app, create_metrics_app
-from sidecar.config import Settings, own_address
+from sidecar.config import Settings, is_loopback, own_address
 from sidecar.edge import keys
 from sidecar.errors import BadConfiguration, bounded
 
 _LINGER_SECONDS = 1.0  # for a client that has just got its result to read the tool's schema or the image
+_ENDPOINT_SECONDS = 5.0  # in a pod: until the Service sends nobody here any more
 _HANDLERS_SECONDS = 5.0  # what answers under way get once the drain is over
 _BACKLOG = 512
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # an address that this machine does not have
@@ -81,9 +82,15 @@ async def drain(sidecar: Running, settings: Settings, stop_at_once: asyncio.Even
         task.cancel()
     await asyncio.gather(drained, hurried, return_exceptions=True)
     await jobs.drain(0.0)  # what is still in flight is given up now, so that its callers are told
-    if was_busy:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop_at_once.wait(), _LINGER_SECONDS)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop_at_once.wait(), _linger(settings, was_busy))
+
+
+def _linger(settings: Settings, was_busy: bool) -> float:
+    """Seconds that the doors stay open once nothing is in flight."""
+    if not is_loopback(settings.listen.host):
+        return _ENDPOINT_SECONDS
+    return _LINGER_SECONDS if was_busy else 0.0
 
 
 @contextlib.contextmanager

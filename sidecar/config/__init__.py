@@ -16,6 +16,7 @@ from sidecar.config.settings import (
     Secret,
     Settings,
     StorageSettings,
+    is_loopback,
     own_address,
 )
 from sidecar.config.variables import VARIABLES, Variable
@@ -34,6 +35,7 @@ __all__ = [
     "Settings",
     "StorageSettings",
     "Variable",
+    "is_loopback",
     "own_address",
     "read_settings",
     "setting_rows",
