@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,7 @@ from sidecar.clients import client_configurations, for_terminal
 from sidecar.config import Settings, read_settings
 from sidecar.demo.painter import DISCLAIMER
 from sidecar.observe.logs import configure_logging
-from sidecar.serving import drain, running
+from sidecar.serving import drain, running, signals
 
 PROMPT = "a lighthouse on a cliff at dawn, soft light, wide view"
 _PORTS_TO_TRY = 50
@@ -29,20 +28,35 @@ async def demo(environment: Mapping[str, str], *, once: bool) -> int:
     defaults = {"LOG_FORMAT": "console", "LOG_LEVEL": "warning", "RUNTIME_PROFILE": "diffusers-seed"}
     environment = {**defaults, **environment, "KSERVE_ENDPOINT": "", "MODELS_FILE": ""}
     read_settings(environment)  # a wrong one is told before the painter is started
-    async with _painter() as endpoint:
-        settings = read_settings({**environment, "KSERVE_ENDPOINT": endpoint})
-        configure_logging(settings.log)
-        settings = replace(settings, listen=replace(settings.listen, port=_free_port(settings)))
-        async with running(settings) as sidecar:
-            _say(f"The sidecar listens at {sidecar.url}, beside a {DISCLAIMER}.")
-            image = await _make_one(f"{sidecar.url}/mcp")
-            _say(_how_to_connect(sidecar.url, image, f"{sidecar.url}/" if settings.listen.gallery else "off (GALLERY)"))
-            stop = asyncio.Event()
-            if not once:
-                _say("Serving until Ctrl-C.")
-                await _interrupted(stop)
-            await drain(sidecar, settings, stop)
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    with signals(stop, hurry):  # from the start: a Ctrl-C at any moment is an orderly end
+        async with _painter() as endpoint:
+            settings = read_settings({**environment, "KSERVE_ENDPOINT": endpoint})
+            configure_logging(settings.log)
+            settings = replace(settings, listen=replace(settings.listen, port=_free_port(settings)))
+            async with running(settings) as sidecar:
+                _say(f"The sidecar listens at {sidecar.url}, beside a {DISCLAIMER}.")
+                image = await _unless(stop, _make_one(f"{sidecar.url}/mcp"))
+                if image is not None:
+                    gallery = f"{sidecar.url}/" if settings.listen.gallery else "off (GALLERY)"
+                    _say(_how_to_connect(sidecar.url, image, gallery))
+                    if not once:
+                        _say("Serving until Ctrl-C.")
+                        await stop.wait()
+                await drain(sidecar, settings, hurry)
     return 0
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, str]) -> str | None:
+    """What the work gives, or None where `stop` came first."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 async def _make_one(url: str) -> str:
@@ -104,18 +118,6 @@ def _free_port(settings: Settings) -> int:
             probe.bind((settings.listen.host, port))
             return port
     return first  # let the server say what is wrong with it
-
-
-async def _interrupted(stop: asyncio.Event) -> None:
-    """Wait for the first Ctrl-C or SIGTERM; the next one sets `stop`."""
-    loop, first = asyncio.get_running_loop(), asyncio.Event()
-
-    def on_signal() -> None:
-        (stop if first.is_set() else first).set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    await first.wait()
 
 
 def _say(text: str) -> None:
