@@ -92,6 +92,11 @@ def _without(kind: str) -> Edit:
     return edit
 
 
+def _region_by_configmap(rendering: Rendering) -> None:
+    del _of(rendering, "InferenceService")["spec"]["predictor"]["containers"][1]["env"][3]
+    _of(rendering, "ConfigMap")["data"]["AWS_REGION"] = "eu-central-1"
+
+
 def _sidecar_first(rendering: Rendering) -> None:
     _of(rendering, "InferenceService")["spec"]["predictor"]["containers"].reverse()
 
@@ -109,6 +114,7 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ),
     ("variables_are_known", "s3", _at("ConfigMap.data.IMAGE_TLL", "1h"), "IMAGE_TLL is no variable"),
     ("variables_are_known", "standalone", _at("ConfigMap.data.IMAGE_TLL", "1h"), "IMAGE_TLL is no variable"),
+    ("no_aws_variable_comes_by_envfrom", "s3", _region_by_configmap, "AWS_REGION comes by envFrom"),
     ("the_environment_is_accepted", "pvc", _at("ConfigMap.data.RUNTIME_TIMEOUT", "5 minutes"), "refuses RUNTIME_TIME"),
     (
         "references_are_resolved",
@@ -140,6 +146,12 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ("ports_lead_somewhere", "local", _at("Service.spec.ports.0.targetPort", "http"), "leads to http, which nothing"),
     ("ports_lead_somewhere", "prod", _at("PodMonitor.spec.podMetricsEndpoints.0.port", "m"), "scrapes port 'm'"),
     ("ports_lead_somewhere", "local", _at(f"{SIDECAR}.livenessProbe.httpGet.port", 8001), "asks port 8001"),
+    (
+        "endpoints_are_told_apart",
+        "prod",
+        _at("PodMonitor.spec.podMetricsEndpoints.1.relabelings", ...),
+        "two endpoints are {'container': 'mcp-image-sidecar', 'endpoint': 'metrics'}",
+    ),
     ("the_sidecar_listens_where_its_ports_say", "local", _at("ConfigMap.data.LISTEN_PORT", "8001"), "listens on"),
     ("the_sidecar_listens_where_its_ports_say", "local", _at("ConfigMap.data.LISTEN_HOST", ...), "is 127.0.0.1"),
     (
@@ -156,6 +168,12 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ),
     ("only_the_sidecars_ports_are_open", "prod", _at("NetworkPolicy.spec.ingress.0.ports.0.port", 8080), "8080 takes"),
     ("only_the_sidecars_ports_are_open", "prod", _at("NetworkPolicy.spec.ingress.0.from", ...), "admits everybody"),
+    (
+        "the_scraper_may_scrape",
+        "prod",
+        _at("ScaledObject.spec.triggers.0.metadata.serverAddress", "http://prometheus.observability.svc:9090"),
+        "'observability', which the NetworkPolicy does not admit",
+    ),
     ("every_container_asks_for_cpu", "local", _at(f"{SIDECAR}.resources.requests.cpu", ...), "requests no cpu"),
     ("every_container_asks_for_cpu", "local", _at(f"{POD}.containers.0.resources", {}), "kserve-container requests"),
     ("containers_are_restricted", "local", _at(f"{SIDECAR}.securityContext", ...), "mcp-image-sidecar lacks securityC"),
@@ -200,6 +218,13 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ("the_autoscaler_is_the_right_one", "prod", _at("ScaledObject.spec.scaleTargetRef.name", "x"), "scales x, KServe"),
     ("the_autoscaler_is_the_right_one", "prod", _at("ScaledObject.spec.maxReplicaCount", 9), "has other bounds than"),
     ("the_autoscaler_is_the_right_one", "prod", _at("ScaledObject.metadata.namespace", "x"), "of other namespaces"),
+    ("a_rollout_needs_no_spare_gpu", "prod", _at(f"{POD}.deploymentStrategy.rollingUpdate", ...), "is None, not"),
+    (
+        "a_rollout_needs_no_spare_gpu",
+        "prod",
+        _at(f"{POD}.deploymentStrategy.rollingUpdate.maxSurge", 1),
+        "a surge wants a GPU",
+    ),
     ("nothing_is_cut_off_when_a_pod_ends", "local", _at(f"{POD}.terminationGracePeriodSeconds", 310), "is 310, which"),
     ("nothing_is_cut_off_when_a_pod_ends", "local", _at(f"{POD}.containers.0.lifecycle", ...), "preStop is None"),
     ("nothing_is_cut_off_when_a_pod_ends", "local", _at(f"{POD}.timeout", ...), "timeout is 60"),
@@ -235,6 +260,25 @@ def test_a_sidecar_that_differs_in_one_place_is_found(renderings: dict[str, Rend
         "s3: the sidecar's resources is not the one of local"
     ]
     assert list(different_sidecars([*renderings.values()])) == []
+
+
+def test_no_two_renderings_share_a_namespace(renderings: dict[str, Rendering]) -> None:
+    namespaces = {
+        name: {document["metadata"]["namespace"] for document in rendering.documents if document["kind"] != "Namespace"}
+        for name, rendering in renderings.items()
+    }
+    assert all(len(found) == 1 for found in namespaces.values()), namespaces
+    assert len(set().union(*namespaces.values())) == len(namespaces), namespaces
+
+
+def test_monitorings_namespace_stands_in_one_place(tree: Path) -> None:
+    prod = ROOT / "kustomize" / "overlays" / "prod"
+    shutil.copytree(prod, tree / "kustomize" / "overlays" / "prod")
+    spoil(tree, "kustomize/overlays/prod/names.yaml", "operated.monitoring.svc", "operated.watchers.svc")
+    rendering = rendered(tree / "kustomize" / "overlays" / "prod")
+    (rule,) = [rule for rule in _of(rendering, "NetworkPolicy")["spec"]["ingress"] if rule["ports"][0]["port"] == 9090]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "watchers"}}}]
+    assert broken(rendering) == []
 
 
 @pytest.fixture

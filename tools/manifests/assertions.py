@@ -56,6 +56,15 @@ def variables_are_known(rendering: Rendering) -> Lines:
                 yield f"{pod.title}: {name} is no variable of the sidecar"
 
 
+def no_aws_variable_comes_by_envfrom(rendering: Rendering) -> Lines:
+    for pod in pods(rendering):
+        container = _sidecar(pod)
+        listed = {entry["name"] for entry in container.get("env", [])}
+        for name in environment(container, rendering):
+            if name.startswith("AWS_") and name not in listed:
+                yield f"{pod.title}: {name} comes by envFrom; IRSA's webhook puts its own into env, which wins"
+
+
 def the_environment_is_accepted(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         try:
@@ -133,6 +142,22 @@ def ports_lead_somewhere(rendering: Rendering) -> Lines:
         yield from _probes_lead_somewhere(pod)
 
 
+def endpoints_are_told_apart(rendering: Rendering) -> Lines:
+    """The operator's labels of a target know the port and not the path."""
+    for document in rendering.of_kind("PodMonitor"):
+        seen: list[dict[str, str]] = []
+        for endpoint in document["spec"]["podMetricsEndpoints"]:
+            labels = {"container": SIDECAR, "endpoint": endpoint["port"], **_given_labels(endpoint)}
+            if labels in seen:
+                yield f"{title(document)}: two endpoints are {labels}, so that their series overwrite each other"
+            seen.append(labels)
+
+
+def _given_labels(endpoint: Mapping[str, Any]) -> dict[str, str]:
+    steps = [step for step in endpoint.get("relabelings", []) if "sourceLabels" not in step]
+    return {step["targetLabel"]: step["replacement"] for step in steps if "targetLabel" in step}
+
+
 def _probes_lead_somewhere(pod: Pod) -> Lines:
     for container in pod.containers:
         own = {port for pair in ports(container) for port in pair}
@@ -184,6 +209,22 @@ def only_the_sidecars_ports_are_open(rendering: Rendering) -> Lines:
             yield f"{title(document)}: admits {sorted(map(str, admitted))}, not 8000 and 9090; 8080 takes predicts"
         if not all(rule.get("from") for rule in rules):
             yield f"{title(document)}: a rule admits everybody"
+
+
+def the_scraper_may_scrape(rendering: Rendering) -> Lines:
+    """The Prometheus that KEDA asks is the one that the network policy lets in."""
+    admitted = {
+        peer.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name")
+        for document in rendering.of_kind("NetworkPolicy")
+        for rule in document["spec"].get("ingress", [])
+        for peer in rule.get("from", [])
+    }
+    for document in rendering.of_kind("ScaledObject"):
+        for trigger in document["spec"]["triggers"]:
+            host = urlsplit(trigger["metadata"]["serverAddress"]).hostname or ""
+            namespace = host.split(".")[1] if "." in host else host
+            if admitted and namespace not in admitted:
+                yield f"{title(document)}: asks a Prometheus in {namespace!r}, which the NetworkPolicy does not admit"
 
 
 def every_container_asks_for_cpu(rendering: Rendering) -> Lines:
@@ -296,6 +337,15 @@ def the_autoscaler_is_the_right_one(rendering: Rendering) -> Lines:
             yield from (f"{title(document)}: {problem}" for problem in _scaling_problems(document, pod))
 
 
+def a_rollout_needs_no_spare_gpu(rendering: Rendering) -> Lines:
+    for pod in pods(rendering):
+        strategy = pod.source["spec"].get("predictor", {}).get("deploymentStrategy", {})
+        rolling, wanted = strategy.get("rollingUpdate"), {"maxSurge": 0, "maxUnavailable": 1}
+        rolls = rendering.ours and pod.container(RUNTIME) is not None and pod.strategy == "RollingUpdate"
+        if rolls and rolling != wanted:
+            yield f"{pod.title}: rollingUpdate is {rolling}, not {wanted}: a surge wants a GPU more"
+
+
 def _scaling_problems(document: Mapping[str, Any], pod: Pod) -> Lines:
     spec, namespace = document["spec"], document["metadata"]["namespace"]
     if spec["scaleTargetRef"]["name"] != pod.name:
@@ -353,15 +403,18 @@ ASSERTIONS: tuple[Callable[[Rendering], Iterable[str]], ...] = (
     containers_are_in_order,
     the_mode_is_standard,
     variables_are_known,
+    no_aws_variable_comes_by_envfrom,
     the_environment_is_accepted,
     references_are_resolved,
     the_optional_secret_is_the_documented_one,
     selectors_match_the_pod,
     no_object_has_a_label_of_kserve,
     ports_lead_somewhere,
+    endpoints_are_told_apart,
     the_sidecar_listens_where_its_ports_say,
     the_endpoint_is_the_runtime_beside_it,
     only_the_sidecars_ports_are_open,
+    the_scraper_may_scrape,
     every_container_asks_for_cpu,
     containers_are_restricted,
     pods_are_restricted,
@@ -369,6 +422,7 @@ ASSERTIONS: tuple[Callable[[Rendering], Iterable[str]], ...] = (
     other_paths_are_writable,
     several_pods_share_their_store,
     the_autoscaler_is_the_right_one,
+    a_rollout_needs_no_spare_gpu,
     nothing_is_cut_off_when_a_pod_ends,
     probes_ask_the_right_routes,
     hosts_of_the_service_are_answered,
