@@ -18,12 +18,10 @@ import aiohttp
 import pytest
 import yaml
 
-from sidecar.core.generation_queue import ModelQueue
-from sidecar.observe.metrics import Metrics
-from sidecar.ports import SystemClock
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, say, succeed_when
 from tests.real_parts import require
+from tools.generate_docs import exposed_metrics
 
 pytestmark = pytest.mark.real
 
@@ -85,9 +83,7 @@ def metric_names(expression: str) -> set[str]:
 
 
 def test_alerts_and_dashboard_name_only_metrics_that_exist() -> None:
-    queue = ModelQueue(concurrency=1, limit=1, clock=SystemClock())
-    described = Metrics({"painter": queue}, "file").exposition.described()
-    known = {f"{metric.name}_total" if metric.kind == "counter" else metric.name for metric in described}
+    known = {*exposed_metrics()}
     for expression in (*QUERIES, *(rule["expr"] for rule in ALERTS)):
         assert metric_names(expression) <= known, expression
     named = set().union(*(metric_names(query) for query in QUERIES))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import PurePosixPath
+from contextlib import suppress
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from sidecar.config import VARIABLES, Settings, parsers, read_settings
+from sidecar.config import VARIABLES, Settings, read_settings
 from sidecar.errors import BadConfiguration
+from tools.generate_docs import exposed_metrics
+from tools.manifests.foreign_variables import FOREIGN_VARIABLES
 from tools.manifests.pods import RUNTIME, SIDECAR, Pod, environment, helpers, pods, ports
+from tools.manifests.quantities import quantity
 from tools.manifests.rendering import Rendering, title
 
 FORBIDDEN_LABELS = ("serving.kserve.io/inferenceservice", "component")
-FOREIGN_VARIABLES = ("AWS_", "OTEL_")
-"""Prefixes of variables that libraries in the sidecar read themselves."""
 KNOWN = frozenset(
     name for variable in VARIABLES for name in (variable.name, *([f"{variable.name}_FILE"] if variable.secret else []))
 )
@@ -51,8 +54,7 @@ def variables_are_known(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         container = _sidecar(pod)
         for name in environment(container, rendering):
-            known = name in KNOWN | helpers(container) or name.startswith(FOREIGN_VARIABLES)
-            if not known:
+            if name not in KNOWN | FOREIGN_VARIABLES | helpers(container):
                 yield f"{pod.title}: {name} is no variable of the sidecar"
 
 
@@ -76,7 +78,8 @@ def the_environment_is_accepted(rendering: Rendering) -> Lines:
 def references_are_resolved(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         for kind, name, optional in _references(pod):
-            if not optional and rendering.one(kind, name) is None:
+            own = kind == "PersistentVolumeClaim" and name in rendering.own_claims
+            if not optional and not own and rendering.one(kind, name) is None:
                 yield f"{pod.title}: {kind} {name!r} is not among the rendered objects"
         for container in pod.all_containers:
             for mount in container.get("volumeMounts", []):
@@ -202,13 +205,31 @@ def the_endpoint_is_the_runtime_beside_it(rendering: Rendering) -> Lines:
 
 
 def only_the_sidecars_ports_are_open(rendering: Rendering) -> Lines:
+    wanted = [{"protocol": "TCP", "port": port} for port in (8000, 9090)]
     for document in rendering.of_kind("NetworkPolicy"):
         rules = document["spec"].get("ingress", [])
-        admitted = {port["port"] for rule in rules for port in rule.get("ports", [{"port": "every port"}])}
-        if admitted != {8000, 9090} or "Ingress" not in document["spec"]["policyTypes"]:
-            yield f"{title(document)}: admits {sorted(map(str, admitted))}, not 8000 and 9090; 8080 takes predicts"
+        admitted = [port for rule in rules for port in rule.get("ports") or ["every port"]]
+        strangers = [port for port in admitted if port not in wanted]
+        missing = [port for port in wanted if port not in admitted]
+        if strangers or missing or "Ingress" not in document["spec"]["policyTypes"]:
+            yield f"{title(document)}: admits {admitted}, not 8000 and 9090 by TCP alone; 8080 takes predicts"
         if not all(rule.get("from") for rule in rules):
             yield f"{title(document)}: a rule admits everybody"
+        for peer in (peer for rule in rules for peer in rule.get("from") or []):
+            yield from (f"{title(document)}: a rule admits {whom}" for whom in _too_many(peer))
+
+
+def _too_many(peer: Mapping[str, Any]) -> Iterator[str]:
+    if "namespaceSelector" in peer and not any(peer["namespaceSelector"].values()):
+        yield "every namespace"
+    if peer.get("ipBlock", {}).get("cidr", "").endswith("/0"):
+        yield f"every address, {peer['ipBlock']['cidr']}"
+
+
+def prod_is_guarded_and_scraped(rendering: Rendering) -> Lines:
+    for kind in ("NetworkPolicy", "PodMonitor") if rendering.name == "prod" else ():
+        if not any(rendering.of_kind(kind)):
+            yield f"{rendering.name}: has no {kind}"
 
 
 def the_scraper_may_scrape(rendering: Rendering) -> Lines:
@@ -238,6 +259,8 @@ def every_container_asks_for_cpu(rendering: Rendering) -> Lines:
 _RESTRICTED: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
     ("runAsNonRoot: true", lambda context: context.get("runAsNonRoot") is True),
     ("allowPrivilegeEscalation: false", lambda context: context.get("allowPrivilegeEscalation") is False),
+    ("privileged: false", lambda context: context.get("privileged") in (None, False)),
+    ("capabilities.add: nothing", lambda context: not context.get("capabilities", {}).get("add")),
     ("capabilities.drop: [ALL]", lambda context: context.get("capabilities", {}).get("drop") == ["ALL"]),
     ("seccompProfile: RuntimeDefault", lambda context: context.get("seccompProfile") == {"type": "RuntimeDefault"}),
     ("readOnlyRootFilesystem: true", lambda context: context.get("readOnlyRootFilesystem") is True),
@@ -266,6 +289,21 @@ _POD_FIELDS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
 )
 
 
+def nothing_of_the_node_is_shared(rendering: Rendering) -> Lines:
+    """In another's pod that is for its owner to say, but for the sidecar's own ports."""
+    for pod in pods(rendering):
+        for key in ("hostNetwork", "hostPID", "hostIPC") if rendering.ours else ():
+            if pod.spec.get(key):
+                yield f"{pod.title}: has {key}, and so a part of its node"
+        for name, volume in pod.volumes.items() if rendering.ours else ():
+            if "hostPath" in volume:
+                yield f"{pod.title}: the volume {name!r} is a hostPath, a directory of its node"
+        for container in pod.all_containers if rendering.ours else [_sidecar(pod)]:
+            for port in container.get("ports", []):
+                if "hostPort" in port:
+                    yield f"{pod.title}: {container['name']} has the hostPort {port['hostPort']} of its node"
+
+
 def pods_are_restricted(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         if pod.spec.get("enableServiceLinks") is not False:
@@ -280,11 +318,10 @@ def pods_are_restricted(rendering: Rendering) -> Lines:
 
 def the_store_has_room(rendering: Rendering) -> Lines:
     for pod, settings in _configured(rendering):
-        mounts = {mount["mountPath"]: mount["name"] for mount in _sidecar(pod).get("volumeMounts", [])}
-        parents = [str(path) for path in (settings.storage.path, *settings.storage.path.parents)]
-        found = next((mounts[path] for path in parents if path in mounts), None)
+        name, path = _bounded_path(settings)
+        found = _volume_at(pod, path)
         if found is None:
-            yield f"{pod.title}: STORAGE_PATH {settings.storage.path} is on no volume, and the root is read-only"
+            yield f"{pod.title}: {name} {path} is on no volume, and the root is read-only"
             continue
         volume, bound = pod.volumes.get(found, {}), settings.storage.max_bytes
         room = _room(volume, rendering)
@@ -292,12 +329,28 @@ def the_store_has_room(rendering: Rendering) -> Lines:
             yield f"{pod.title}: the volume {found!r} has {room} bytes, STORAGE_MAX_BYTES is {bound}; it must be less"
 
 
+def _bounded_path(settings: Settings) -> tuple[str, PurePath]:
+    """What STORAGE_MAX_BYTES bounds: the store, or what waits for it."""
+    if settings.storage.s3 is not None:
+        return "SPOOL_PATH", settings.storage.s3.spool
+    return "STORAGE_PATH", settings.storage.path
+
+
+def _volume_at(pod: Pod, path: PurePath) -> str | None:
+    """The name of the volume on which the sidecar finds a path."""
+    mounts = {mount["mountPath"]: mount["name"] for mount in _sidecar(pod).get("volumeMounts", [])}
+    return next((mounts[str(place)] for place in (path, *path.parents) if str(place) in mounts), None)
+
+
 def _room(volume: Mapping[str, Any], rendering: Rendering) -> int | None:
+    """In bytes; None where nothing is said of it, or nothing that Kubernetes understands."""
     limit = volume.get("emptyDir", {}).get("sizeLimit")
     if claim := volume.get("persistentVolumeClaim"):
         document = rendering.one("PersistentVolumeClaim", claim["claimName"])
         limit = document and document["spec"]["resources"]["requests"]["storage"]
-    return parsers.size(f"{limit}B") if limit else None  # Kubernetes writes Gi for our GiB
+    with suppress(ValueError):
+        return quantity(limit) if limit else None
+    return None
 
 
 def other_paths_are_writable(rendering: Rendering) -> Lines:
@@ -312,7 +365,8 @@ def other_paths_are_writable(rendering: Rendering) -> Lines:
 def several_pods_share_their_store(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         given = environment(_sidecar(pod), rendering)
-        shared = given.get("STORAGE_BACKEND") == "s3" or any("persistentVolumeClaim" in v for v in pod.volumes.values())
+        volume = _volume_at(pod, PurePosixPath(given.get("STORAGE_PATH", "/")))
+        shared = given.get("STORAGE_BACKEND") == "s3" or "persistentVolumeClaim" in pod.volumes.get(volume or "", {})
         if pod.replicas[1] > 1 and not shared:
             yield f"{pod.title}: up to {pod.replicas[1]} replicas on an emptyDir: an image would live in one pod only"
         if rendering.ours and pod.replicas[1] == 1 and pod.strategy != "Recreate":
@@ -355,6 +409,9 @@ def _scaling_problems(document: Mapping[str, Any], pod: Pod) -> Lines:
     for trigger in spec["triggers"]:
         if f'namespace="{namespace}"' not in trigger["metadata"]["query"]:
             yield f"counts generations of other namespaces than {namespace}"
+        asked = {*re.findall(r"\bimagegen_\w+", trigger["metadata"]["query"])}
+        if not asked or not asked <= {*exposed_metrics()}:
+            yield f"asks for {sorted(asked)}, which the sidecar does not measure"
 
 
 def nothing_is_cut_off_when_a_pod_ends(rendering: Rendering) -> Lines:
@@ -415,8 +472,10 @@ ASSERTIONS: tuple[Callable[[Rendering], Iterable[str]], ...] = (
     the_endpoint_is_the_runtime_beside_it,
     only_the_sidecars_ports_are_open,
     the_scraper_may_scrape,
+    prod_is_guarded_and_scraped,
     every_container_asks_for_cpu,
     containers_are_restricted,
+    nothing_of_the_node_is_shared,
     pods_are_restricted,
     the_store_has_room,
     other_paths_are_writable,
