@@ -445,6 +445,24 @@ def test_bad_input_fails_the_command(tree: Path, path: str, before: str, after: 
     assert any(line in text for text in done.stdout.splitlines()), done.stdout
 
 
+def leaves(value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    return {key: leaf for name, below in value.items() for key, leaf in leaves(below, f"{path}.{name}").items()}
+
+
+@pytest.mark.parametrize("form", ["model", "containers"])
+def test_the_deployment_guide_says_what_attaching_overwrites(form: str) -> None:
+    component = ROOT / "kustomize" / "components" / "attach" / form / "kustomization.yaml"
+    patch = yaml.safe_load(yaml.safe_load(component.read_text())["patches"][0]["patch"])
+    written = leaves(patch["spec"], "spec") | patch["metadata"]["annotations"]
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (?:the annotation )?`([\w./]+)` \| `?(\w+)", text, re.MULTILINE)
+    assert {name: str(value).lower() for name, value in written.items()}.items() <= {
+        (name, value.lower()) for name, value in table
+    }
+
+
 def test_the_deployment_guide_knows_every_overlay_and_names_no_folder_that_is_not_there() -> None:
     text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     for folder in folders(ROOT):
