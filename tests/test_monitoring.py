@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 import yaml
 
+from sidecar.config import read_settings
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, say, succeed_when
 from tests.real_parts import require
@@ -181,3 +182,10 @@ def test_each_alert_has_a_section_in_the_runbook() -> None:
     assert headings == [rule["alert"].lower() for rule in ALERTS]
     for rule in ALERTS:
         assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
+
+
+def test_the_alert_on_clean_up_suits_the_interval_that_is_the_default() -> None:
+    (limit,) = [re.search(r"> (\d+)", rule["expr"]) for rule in ALERTS if rule["alert"] == "ImageCleanupStale"]
+    assert limit is not None
+    assert 5 * read_settings({}).storage.cleanup_interval < int(limit[1])
+    assert "`CLEANUP_INTERVAL`" in (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
