@@ -83,7 +83,7 @@ async def _parts(app: web.Application) -> AsyncIterator[None]:
         session = await parts.enter_async_context(client_session())
         lanes = {model.name: _lane(model, settings, session, clock, observer) for model in settings.models}
         metrics = app[keys.METRICS] = Metrics(
-            {name: lane.queue for name, lane in lanes.items()}, settings.storage.backend
+            {name: lane.queue for name, lane in lanes.items()}, settings.storage.backend, settings.storage.max_bytes
         )
         observer.all = (metrics, EventLog())
         storage = await parts.enter_async_context(opened_store(settings.storage, clock=clock, observer=observer))

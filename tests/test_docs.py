@@ -62,6 +62,17 @@ def test_the_locks_pin_by_hash_and_hold_no_address() -> None:
         assert text.count("==") <= text.count("--hash=sha256:")
 
 
+def test_the_container_has_the_extras_that_the_deployment_guide_says() -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    assert "The extras `s3` and `otel` are in it (`requirements-container.lock`)" in text
+    assert "-r requirements-container.lock" in (ROOT / "Dockerfile.sidecar").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    lock = (ROOT / "requirements-container.lock").read_text()
+    for requirement in (*extras["s3"], *extras["otel"]):
+        name = re.split(r"[^\w-]", requirement)[0]
+        assert re.search(rf"^{name}==", lock, re.MULTILINE), name
+
+
 def test_the_npm_packages_are_pinned_and_say_why_they_are_here() -> None:
     packages = json.loads((ROOT / "tests" / "npm" / "package.json").read_text(encoding="utf-8"))["dependencies"]
     text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")

@@ -17,7 +17,9 @@ import yaml
 
 from tests.real_parts import require
 from tools.manifests.assertions import ASSERTIONS, KNOWN, broken
+from tools.manifests.foreign_variables import FOREIGN_VARIABLES
 from tools.manifests.one_place import different_sidecars, names_elsewhere
+from tools.manifests.quantities import quantity
 from tools.manifests.rendering import ROOT, Rendering, folders, kubectl, rendered
 from tools.manifests.schemas import CUSTOM, invalid
 
@@ -61,7 +63,15 @@ def test_an_unknown_field_of_a_core_kind_is_an_error(renderings: dict[str, Rende
 def test_the_example_secret_fits_its_schema_and_has_only_variables_that_mean_something() -> None:
     secret = yaml.safe_load((ROOT / "manifests" / "secret.example.yaml").read_text())
     assert list(invalid(Rendering("example", [secret]))) == []
-    assert [name for name in secret["stringData"] if name not in KNOWN and not name.startswith("AWS_")] == []
+    assert [name for name in secret["stringData"] if name not in KNOWN | FOREIGN_VARIABLES] == []
+
+
+def test_the_example_of_a_model_claim_makes_what_the_overlays_take_as_given(renderings: dict[str, Rendering]) -> None:
+    claim, pod = yaml.safe_load_all((ROOT / "manifests" / "model-claim.example.yaml").read_text())
+    assert list(invalid(Rendering("example", [claim, pod]))) == []
+    for name, rendering in renderings.items():
+        assert rendering.own_claims <= {claim["metadata"]["name"]}, name
+    assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
 
 
 def _of(rendering: Rendering, kind: str) -> Any:
@@ -92,6 +102,11 @@ def _without(kind: str) -> Edit:
     return edit
 
 
+def _region_by_configmap(rendering: Rendering) -> None:
+    del _of(rendering, "InferenceService")["spec"]["predictor"]["containers"][1]["env"][3]
+    _of(rendering, "ConfigMap")["data"]["AWS_REGION"] = "eu-central-1"
+
+
 def _sidecar_first(rendering: Rendering) -> None:
     _of(rendering, "InferenceService")["spec"]["predictor"]["containers"].reverse()
 
@@ -109,6 +124,11 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ),
     ("variables_are_known", "s3", _at("ConfigMap.data.IMAGE_TLL", "1h"), "IMAGE_TLL is no variable"),
     ("variables_are_known", "standalone", _at("ConfigMap.data.IMAGE_TLL", "1h"), "IMAGE_TLL is no variable"),
+    *(
+        ("variables_are_known", "s3", _at(f"ConfigMap.data.{name}", "x"), f"{name} is no variable")
+        for name in ("AWS_REGOIN", "OTEL_EXPORTER_OTLP_ENDPONT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+    ),
+    ("no_aws_variable_comes_by_envfrom", "s3", _region_by_configmap, "AWS_REGION comes by envFrom"),
     ("the_environment_is_accepted", "pvc", _at("ConfigMap.data.RUNTIME_TIMEOUT", "5 minutes"), "refuses RUNTIME_TIME"),
     (
         "references_are_resolved",
@@ -120,6 +140,18 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ("references_are_resolved", "local", _without("ConfigMap"), "is not among the rendered objects"),
     ("references_are_resolved", "local", _at(f"{SIDECAR}.envFrom.1.secretRef.optional", False), "Secret 'image-gen"),
     ("references_are_resolved", "local", _at(f"{POD}.volumes.2", ...), "mounts 'images', which is no volume"),
+    (
+        "references_are_resolved",
+        "prod",
+        _at(f"{POD}.containers.0.env.1.value", "pvc://modles/stable-diffusion"),
+        "PersistentVolumeClaim 'modles' is not among",
+    ),
+    (
+        "references_are_resolved",
+        "serving-runtime",
+        _at(f"{POD}.model.storageUri", "pvc://modles"),
+        "PersistentVolumeClaim 'modles' is not among",
+    ),
     (
         "the_optional_secret_is_the_documented_one",
         "local",
@@ -140,6 +172,12 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ("ports_lead_somewhere", "local", _at("Service.spec.ports.0.targetPort", "http"), "leads to http, which nothing"),
     ("ports_lead_somewhere", "prod", _at("PodMonitor.spec.podMetricsEndpoints.0.port", "m"), "scrapes port 'm'"),
     ("ports_lead_somewhere", "local", _at(f"{SIDECAR}.livenessProbe.httpGet.port", 8001), "asks port 8001"),
+    (
+        "endpoints_are_told_apart",
+        "prod",
+        _at("PodMonitor.spec.podMetricsEndpoints.1.relabelings", ...),
+        "two endpoints are {'container': 'mcp-image-sidecar', 'endpoint': 'metrics'}",
+    ),
     ("the_sidecar_listens_where_its_ports_say", "local", _at("ConfigMap.data.LISTEN_PORT", "8001"), "listens on"),
     ("the_sidecar_listens_where_its_ports_say", "local", _at("ConfigMap.data.LISTEN_HOST", ...), "is 127.0.0.1"),
     (
@@ -156,6 +194,28 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ),
     ("only_the_sidecars_ports_are_open", "prod", _at("NetworkPolicy.spec.ingress.0.ports.0.port", 8080), "8080 takes"),
     ("only_the_sidecars_ports_are_open", "prod", _at("NetworkPolicy.spec.ingress.0.from", ...), "admits everybody"),
+    *(
+        ("only_the_sidecars_ports_are_open", "prod", _at(f"NetworkPolicy.spec.{path}", value), text)
+        for path, value, text in (
+            ("ingress.0.ports.0.endPort", 8080, "'endPort': 8080"),
+            ("ingress.0.ports.0.protocol", "UDP", "'protocol': 'UDP'"),
+            ("ingress.0.ports", [], "every port"),
+            ("ingress.1", ..., "not 8000 and 9090"),
+            ("policyTypes", ["Egress"], "not 8000 and 9090"),
+            ("ingress.0.from.0.namespaceSelector", {}, "admits every namespace"),
+            ("ingress.0.from.0.namespaceSelector", {"matchLabels": {}}, "admits every namespace"),
+            ("ingress.0.from.0", {"ipBlock": {"cidr": "0.0.0.0/0"}}, "admits every address, 0.0.0.0/0"),
+            ("ingress.0.from.0", {"ipBlock": {"cidr": "::/0"}}, "admits every address, ::/0"),
+        )
+    ),
+    ("prod_is_guarded_and_scraped", "prod", _without("NetworkPolicy"), "prod: has no NetworkPolicy"),
+    ("prod_is_guarded_and_scraped", "prod", _without("PodMonitor"), "prod: has no PodMonitor"),
+    (
+        "the_scraper_may_scrape",
+        "prod",
+        _at("ScaledObject.spec.triggers.0.metadata.serverAddress", "http://prometheus.observability.svc:9090"),
+        "'observability', which the NetworkPolicy does not admit",
+    ),
     ("every_container_asks_for_cpu", "local", _at(f"{SIDECAR}.resources.requests.cpu", ...), "requests no cpu"),
     ("every_container_asks_for_cpu", "local", _at(f"{POD}.containers.0.resources", {}), "kserve-container requests"),
     ("containers_are_restricted", "local", _at(f"{SIDECAR}.securityContext", ...), "mcp-image-sidecar lacks securityC"),
@@ -165,10 +225,27 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
         for key, value, text in (
             ("runAsNonRoot", ..., "securityContext runAsNonRoot"),
             ("allowPrivilegeEscalation", True, "securityContext allowPrivilegeEscalation"),
-            ("capabilities", {"drop": []}, "securityContext capabilities"),
+            ("capabilities", {"drop": []}, "securityContext capabilities.drop"),
+            ("capabilities.add", ["NET_BIND_SERVICE"], "securityContext capabilities.add"),
+            ("privileged", True, "securityContext privileged"),
             ("seccompProfile", {"type": "Unconfined"}, "securityContext seccompProfile"),
             ("readOnlyRootFilesystem", False, "securityContext readOnlyRootFilesystem"),
             ("runAsUser", 0, "securityContext a runAsUser"),
+        )
+    ),
+    ("containers_are_restricted", "local", _at(f"{POD}.initContainers", [{"name": "first"}]), "first lacks"),
+    ("every_container_asks_for_cpu", "local", _at(f"{POD}.initContainers", [{"name": "first"}]), "first requests no"),
+    *(
+        ("nothing_of_the_node_is_shared", overlay, _at(path, value), text)
+        for overlay, path, value, text in (
+            ("local", f"{POD}.hostNetwork", True, "has hostNetwork"),
+            ("local", f"{POD}.hostPID", True, "has hostPID"),
+            ("local", f"{POD}.hostIPC", True, "has hostIPC"),
+            ("serving-runtime", "ServingRuntime.spec.hostIPC", True, "has hostIPC"),
+            ("standalone", "Deployment.spec.template.spec.hostNetwork", True, "has hostNetwork"),
+            ("local", f"{SIDECAR}.ports.0.hostPort", 8000, "mcp-image-sidecar has the hostPort 8000"),
+            ("attach-containers", f"{SIDECAR}.ports.0.hostPort", 8000, "mcp-image-sidecar has the hostPort 8000"),
+            ("pvc", f"{POD}.volumes.0", {"name": "sidecar-tmp", "hostPath": {"path": "/tmp"}}, "'sidecar-tmp' is a h"),
         )
     ),
     ("pods_are_restricted", "local", _at(f"{POD}.securityContext", ...), "lacks securityContext.runAsNonRoot"),
@@ -178,6 +255,10 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ("the_store_has_room", "local", _at("ConfigMap.data.STORAGE_MAX_BYTES", "5GiB"), "it must be less"),
     ("the_store_has_room", "local", _at("ConfigMap.data.STORAGE_MAX_BYTES", ...), "STORAGE_MAX_BYTES is None"),
     ("the_store_has_room", "local", _at(f"{POD}.volumes.2.emptyDir", {}), "has None bytes"),
+    ("the_store_has_room", "local", _at(f"{POD}.volumes.2.emptyDir.sizeLimit", "4G"), "has 4000000000 bytes"),
+    ("the_store_has_room", "local", _at(f"{POD}.volumes.2.emptyDir.sizeLimit", "5GiB"), "has None bytes"),
+    ("the_store_has_room", "s3", _at("ConfigMap.data.SPOOL_PATH", "/tmp/spool"), "'sidecar-tmp' has 1073741824"),
+    ("the_store_has_room", "s3", _at("ConfigMap.data.SPOOL_PATH", "/srv/spool"), "SPOOL_PATH /srv/spool is on no"),
     ("the_store_has_room", "local", _at("ConfigMap.data.STORAGE_PATH", "/srv/images"), "is on no volume"),
     (
         "the_store_has_room",
@@ -200,6 +281,19 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ("the_autoscaler_is_the_right_one", "prod", _at("ScaledObject.spec.scaleTargetRef.name", "x"), "scales x, KServe"),
     ("the_autoscaler_is_the_right_one", "prod", _at("ScaledObject.spec.maxReplicaCount", 9), "has other bounds than"),
     ("the_autoscaler_is_the_right_one", "prod", _at("ScaledObject.metadata.namespace", "x"), "of other namespaces"),
+    (
+        "the_autoscaler_is_the_right_one",
+        "prod",
+        _at("ScaledObject.spec.triggers.0.metadata.query", 'sum(imagegen_queue_dept{namespace="image-generation"})'),
+        "asks for ['imagegen_queue_dept']",
+    ),
+    ("a_rollout_needs_no_spare_gpu", "prod", _at(f"{POD}.deploymentStrategy.rollingUpdate", ...), "is None, not"),
+    (
+        "a_rollout_needs_no_spare_gpu",
+        "prod",
+        _at(f"{POD}.deploymentStrategy.rollingUpdate.maxSurge", 1),
+        "a surge wants a GPU",
+    ),
     ("nothing_is_cut_off_when_a_pod_ends", "local", _at(f"{POD}.terminationGracePeriodSeconds", 310), "is 310, which"),
     ("nothing_is_cut_off_when_a_pod_ends", "local", _at(f"{POD}.containers.0.lifecycle", ...), "preStop is None"),
     ("nothing_is_cut_off_when_a_pod_ends", "local", _at(f"{POD}.timeout", ...), "timeout is 60"),
@@ -228,6 +322,36 @@ def test_every_assertion_is_seen_to_fail() -> None:
     assert {mutation[0] for mutation in MUTATIONS} == {getattr(function, "__name__", "") for function in ASSERTIONS}
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (5, 5),
+        ("12", 12),
+        ("1k", 1000),
+        ("5M", 5 * 10**6),
+        ("4G", 4 * 10**9),
+        ("1.5T", 15 * 10**11),
+        ("2P", 2 * 10**15),
+        ("1Ki", 1024),
+        ("512Mi", 512 * 2**20),
+        ("0.5Gi", 2**29),
+        ("2Ti", 2**41),
+        ("1Ei", 2**60),
+        ("1500m", 1),
+        ("1e9", 10**9),
+        ("12E", 12 * 10**18),
+    ],
+)
+def test_a_quantity_is_read_as_kubernetes_reads_it(text: str | int, value: int) -> None:
+    assert quantity(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "Gi", "5GiB", "5K", "5 Gi", "-1", "1.2.3", "5g", "1ki"])
+def test_what_is_no_quantity_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no quantity"):
+        quantity(text)
+
+
 def test_a_sidecar_that_differs_in_one_place_is_found(renderings: dict[str, Rendering]) -> None:
     other = copy.deepcopy(renderings["s3"])
     _at(f"{SIDECAR}.resources", {})(other)
@@ -235,6 +359,25 @@ def test_a_sidecar_that_differs_in_one_place_is_found(renderings: dict[str, Rend
         "s3: the sidecar's resources is not the one of local"
     ]
     assert list(different_sidecars([*renderings.values()])) == []
+
+
+def test_no_two_renderings_share_a_namespace(renderings: dict[str, Rendering]) -> None:
+    namespaces = {
+        name: {document["metadata"]["namespace"] for document in rendering.documents if document["kind"] != "Namespace"}
+        for name, rendering in renderings.items()
+    }
+    assert all(len(found) == 1 for found in namespaces.values()), namespaces
+    assert len(set().union(*namespaces.values())) == len(namespaces), namespaces
+
+
+def test_monitorings_namespace_stands_in_one_place(tree: Path) -> None:
+    prod = ROOT / "kustomize" / "overlays" / "prod"
+    shutil.copytree(prod, tree / "kustomize" / "overlays" / "prod")
+    spoil(tree, "kustomize/overlays/prod/names.yaml", "operated.monitoring.svc", "operated.watchers.svc")
+    rendering = rendered(tree / "kustomize" / "overlays" / "prod")
+    (rule,) = [rule for rule in _of(rendering, "NetworkPolicy")["spec"]["ingress"] if rule["ports"][0]["port"] == 9090]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "watchers"}}}]
+    assert broken(rendering) == []
 
 
 @pytest.fixture
@@ -287,6 +430,7 @@ BAD_INPUT = [
         "runAsNonRoot: false",
         "lacks securityContext runAsNonRoot: true",
     ),
+    ("kustomize/overlays/pvc/names.yaml", "pvc://models/", "pvc://modles/", "PersistentVolumeClaim 'modles' is not"),
     ("kustomize/components/names/kustomization.yaml", "data.runtime-image", "data.runtime-imaeg", "runtime-imaeg"),
 ]
 
@@ -299,6 +443,24 @@ def test_bad_input_fails_the_command(tree: Path, path: str, before: str, after: 
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
     assert any(line in text for text in done.stdout.splitlines()), done.stdout
+
+
+def leaves(value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    return {key: leaf for name, below in value.items() for key, leaf in leaves(below, f"{path}.{name}").items()}
+
+
+@pytest.mark.parametrize("form", ["model", "containers"])
+def test_the_deployment_guide_says_what_attaching_overwrites(form: str) -> None:
+    component = ROOT / "kustomize" / "components" / "attach" / form / "kustomization.yaml"
+    patch = yaml.safe_load(yaml.safe_load(component.read_text())["patches"][0]["patch"])
+    written = leaves(patch["spec"], "spec") | patch["metadata"]["annotations"]
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (?:the annotation )?`([\w./]+)` \| `?(\w+)", text, re.MULTILINE)
+    assert {name: str(value).lower() for name, value in written.items()}.items() <= {
+        (name, value.lower()) for name, value in table
+    }
 
 
 def test_the_deployment_guide_knows_every_overlay_and_names_no_folder_that_is_not_there() -> None:

@@ -17,6 +17,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from sidecar.domain import Inventory
+from sidecar.events import StorageCounted
+from sidecar.observe.metrics import Metrics
 from tests.conftest import Sidecar, StartSidecar, metric_becomes, raw_tool_call
 from tests.fake_kserve import FakeKServe, cut_off, say, succeed_when
 
@@ -35,7 +38,9 @@ CONTRACT = (
     "storage_images",
     "storage_bytes",
     "storage_free_bytes",
+    "storage_capacity_bytes",
     "oldest_wait_seconds",
+    "queue_stalled_seconds",
     "runtime_ready",
     "cleanup_passes_total",
     "cleanup_deleted_total",
@@ -46,6 +51,9 @@ CONTRACT = (
     "http_request_duration_seconds",
     "build_info",
 )
+
+
+QUEUE = ("queue_depth", "in_flight", "oldest_wait_seconds", "queue_stalled_seconds")
 
 
 async def scrape(sidecar: Sidecar) -> str:
@@ -65,9 +73,39 @@ async def test_the_label_sets_of_every_model_start_at_zero(start_sidecar: StartS
     for model in ("x", "y"):
         for outcome in ("completed", "failed", "rejected", "cancelled"):
             assert await sidecar.metric(f'imagegen_generations_total{{model="{model}",outcome="{outcome}"}}') == 0
-        for name in ("queue_depth", "in_flight", "oldest_wait_seconds", "generation_duration_seconds_count"):
+        for name in (*QUEUE, "generation_duration_seconds_count"):
             assert await sidecar.metric(f'imagegen_{name}{{model="{model}"}}') == 0
     assert await sidecar.metric('imagegen_stored_images_total{backend="file"}') == 0
+
+
+@pytest.mark.parametrize(
+    ("free", "bound", "shown"),
+    [
+        (None, 1000, {}),
+        (300, None, {"free": 300, "capacity": 500}),
+        (300, 400, {"free": 300, "capacity": 400}),
+        (0, 400, {"free": 0, "capacity": 200}),
+    ],
+)
+def test_room_is_shown_once_it_is_known_and_never_for_a_bucket(
+    free: int | None, bound: int | None, shown: dict[str, int]
+) -> None:
+    metrics = Metrics({}, "file", bound)
+    assert room(metrics) == {}
+    metrics(StorageCounted(backend="file", inventory=Inventory(images=1, size_bytes=200, free_bytes=free)))
+    assert room(metrics) == shown
+
+
+def room(metrics: Metrics) -> dict[str, float]:
+    text = metrics.exposition.scrape("")[0].decode()
+    return {
+        name: float(value) for name, value in re.findall(r"^imagegen_storage_(\w+)_bytes (\S+)$", text, re.MULTILINE)
+    }
+
+
+async def test_the_capacity_is_the_bound_of_the_settings(start_sidecar: StartSidecar) -> None:
+    sidecar = await start_sidecar(STORAGE_MAX_BYTES="64KiB")
+    await metric_becomes(sidecar, "imagegen_storage_capacity_bytes", 64 * 2**10)
 
 
 async def test_what_happens_is_counted(start_sidecar: StartSidecar, kserve: FakeKServe) -> None:

@@ -18,12 +18,11 @@ import aiohttp
 import pytest
 import yaml
 
-from sidecar.core.generation_queue import ModelQueue
-from sidecar.observe.metrics import Metrics
-from sidecar.ports import SystemClock
+from sidecar.config import read_settings
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, say, succeed_when
 from tests.real_parts import require
+from tools.generate_docs import exposed_metrics
 
 pytestmark = pytest.mark.real
 
@@ -85,9 +84,7 @@ def metric_names(expression: str) -> set[str]:
 
 
 def test_alerts_and_dashboard_name_only_metrics_that_exist() -> None:
-    queue = ModelQueue(concurrency=1, limit=1, clock=SystemClock())
-    described = Metrics({"painter": queue}, "file").exposition.described()
-    known = {f"{metric.name}_total" if metric.kind == "counter" else metric.name for metric in described}
+    known = {*exposed_metrics()}
     for expression in (*QUERIES, *(rule["expr"] for rule in ALERTS)):
         assert metric_names(expression) <= known, expression
     named = set().union(*(metric_names(query) for query in QUERIES))
@@ -185,3 +182,10 @@ def test_each_alert_has_a_section_in_the_runbook() -> None:
     assert headings == [rule["alert"].lower() for rule in ALERTS]
     for rule in ALERTS:
         assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
+
+
+def test_the_alert_on_clean_up_suits_the_interval_that_is_the_default() -> None:
+    (limit,) = [re.search(r"> (\d+)", rule["expr"]) for rule in ALERTS if rule["alert"] == "ImageCleanupStale"]
+    assert limit is not None
+    assert 5 * read_settings({}).storage.cleanup_interval < int(limit[1])
+    assert "`CLEANUP_INTERVAL`" in (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")

@@ -574,3 +574,19 @@ async def test_a_movement_is_a_slot_given_or_given_back() -> None:
     assert queue.last_movement == 200
     queue.release()
     assert (queue.last_movement, queue.full) == (300, False)
+
+
+async def test_a_line_is_stalled_since_its_last_movement_while_every_slot_is_taken() -> None:
+    queue, clock = queue_of(concurrency=2, limit=5)
+    clock.seconds = 100
+    join(queue)
+    assert queue.stalled == 0
+    clock.seconds = 200
+    join(queue, predicts=2)
+    clock.seconds = 260
+    assert (queue.oldest_wait, queue.stalled) == (0, 60)
+    join(queue)
+    clock.seconds = 300
+    assert (queue.oldest_wait, queue.stalled) == (40, 100)
+    queue.release()
+    assert queue.stalled == 0

@@ -17,6 +17,7 @@ from sidecar.clients import ClientConfiguration, client_configurations
 from sidecar.config import VARIABLES, read_settings
 from sidecar.core.generation_queue import ModelQueue
 from sidecar.edge.tools import TOOLS
+from sidecar.observe.exposition import Description
 from sidecar.observe.metrics import Metrics
 from sidecar.ports import SystemClock
 
@@ -75,17 +76,17 @@ def tools() -> str:
     return _rows(("tool", "argument", "meaning", "allowed"), rows)
 
 
-def metrics() -> str:
+def exposed_metrics() -> dict[str, Description]:
+    """Every metric of the sidecar by the name that queries call it."""
     queue = ModelQueue(concurrency=1, limit=1, clock=SystemClock())
     described = Metrics({"MODEL": queue}, "file").exposition.described()
+    return {f"{metric.name}_total" if metric.kind == "counter" else metric.name: metric for metric in described}
+
+
+def metrics() -> str:
     rows = (
-        (
-            f"`{metric.name}`" if metric.kind != "counter" else f"`{metric.name}_total`",
-            metric.kind,
-            ", ".join(metric.labels) or "–",
-            metric.documentation,
-        )
-        for metric in described
+        (f"`{name}`", metric.kind, ", ".join(metric.labels) or "–", metric.documentation)
+        for name, metric in exposed_metrics().items()
     )
     return _rows(("metric", "type", "labels", "meaning"), rows)
 

@@ -72,6 +72,11 @@ class ModelQueue:
         return 0.0 if joined is None else self._clock.monotonic() - joined
 
     @property
+    def stalled(self) -> float:
+        """Seconds since a slot was last given or given back, 0 while one is free: then the next is served at once."""
+        return self._clock.monotonic() - self.last_movement if self.full else 0.0
+
+    @property
     def has_room(self) -> bool:
         """Whether another generation may join."""
         return self._taken < self._concurrency or self.waiting < self._limit

@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sidecar import __version__
+from sidecar.domain import Inventory
 from sidecar.errors import RuntimeFailure, SidecarError, StorageFailure, StorageFull
 from sidecar.events import (
     Event,
@@ -49,12 +50,14 @@ class QueueView(Protocol):
     def in_flight(self) -> int: ...
     @property
     def oldest_wait(self) -> float: ...
+    @property
+    def stalled(self) -> float: ...
 
 
 class Metrics:
-    """An observer that counts. `queues` by model are read at each scrape."""
+    """An observer that counts. `queues` by model are read at each scrape; `max_bytes` bounds what may be stored."""
 
-    def __init__(self, queues: Mapping[str, QueueView], backend: str) -> None:
+    def __init__(self, queues: Mapping[str, QueueView], backend: str, max_bytes: int | None = None) -> None:
         self.exposition = Exposition()
         self._generations = self._counter(
             "generations", "Generations by how they ended for their caller.", "model", "outcome"
@@ -82,7 +85,6 @@ class Metrics:
         self._stored_bytes = self._counter("stored_bytes", "Bytes of images stored by this process.", "backend")
         self._storage_images = self._gauge("storage_images", "Images in the store at the last inventory.", "backend")
         self._storage_bytes = self._gauge("storage_bytes", "Bytes in the store at the last inventory.", "backend")
-        self._storage_free = self._gauge("storage_free_bytes", "Bytes free on the store's volume.")
         self._spool_images = self._gauge("spool_images", "Images that wait on this pod for a store that is away.")
         self._runtime_ready = self._gauge("runtime_ready", "1 when the model's runtime is ready or busy.", "model")
         self._passes = self._counter("cleanup_passes", "Clean-up passes.", "outcome")
@@ -97,6 +99,8 @@ class Metrics:
             "http_request_duration_seconds", "HTTP requests.", _HTTP_BUCKETS, "route", "method"
         )
         self._gauge("build_info", "The version that runs.", "version").of(__version__).set(1)
+        self._room = _Room(max_bytes)
+        self.exposition.at_each_scrape(self._room)
         self.exposition.at_each_scrape(_Queues(queues))
         self._start_at_zero(queues, backend)
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
@@ -147,8 +151,7 @@ class Metrics:
     def _on_storage_counted(self, event: StorageCounted) -> None:
         self._storage_images.of(event.backend).set(event.inventory.images)
         self._storage_bytes.of(event.backend).set(event.inventory.size_bytes)
-        if event.inventory.free_bytes is not None:
-            self._storage_free.of().set(event.inventory.free_bytes)
+        self._room.inventory = event.inventory
 
     def _on_spooled(self, event: Spooled) -> None:
         self._spool_images.of().set(event.images)
@@ -190,8 +193,33 @@ class Metrics:
         return self.exposition.histogram(f"imagegen_{name}", text, buckets, *labels)
 
 
+class _Room(Collector):
+    """What the store's volume has room for. No sample before it is known, which for a bucket is never."""
+
+    def __init__(self, max_bytes: int | None) -> None:
+        self._max_bytes = max_bytes
+        self.inventory = Inventory()
+
+    def collect(self) -> Iterable[Metric]:
+        free, capacity = self.inventory.free_bytes, self._capacity()
+        yield GaugeMetricFamily(
+            "imagegen_storage_free_bytes", "Bytes free on the store's volume; none for a bucket.", value=free
+        )
+        yield GaugeMetricFamily(
+            "imagegen_storage_capacity_bytes",
+            "Bytes the store can hold: STORAGE_MAX_BYTES, or what is stored and free where that is less.",
+            value=capacity,
+        )
+
+    def _capacity(self) -> int | None:
+        if self.inventory.free_bytes is None:
+            return None
+        room = self.inventory.size_bytes + self.inventory.free_bytes
+        return room if self._max_bytes is None else min(room, self._max_bytes)
+
+
 class _Queues(Collector):
-    """Queue depth, slots taken and the oldest wait, read when somebody scrapes."""
+    """Queue depth, slots taken, the oldest wait and the last movement, read when somebody scrapes."""
 
     def __init__(self, queues: Mapping[str, QueueView]) -> None:
         self._queues = queues
@@ -202,8 +230,14 @@ class _Queues(Collector):
         oldest = GaugeMetricFamily(
             "imagegen_oldest_wait_seconds", "How long the first in line has waited.", labels=["model"]
         )
+        stalled = GaugeMetricFamily(
+            "imagegen_queue_stalled_seconds",
+            "How long all slots have been taken without one given or given back; 0 while one is free.",
+            labels=["model"],
+        )
         for model, queue in self._queues.items():
             depth.add_metric([model], queue.waiting)
             flight.add_metric([model], queue.in_flight)
             oldest.add_metric([model], queue.oldest_wait)
-        return (depth, flight, oldest)
+            stalled.add_metric([model], queue.stalled)
+        return (depth, flight, oldest, stalled)

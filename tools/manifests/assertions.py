@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import PurePosixPath
+from contextlib import suppress
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from sidecar.config import VARIABLES, Settings, parsers, read_settings
+from sidecar.config import VARIABLES, Settings, read_settings
 from sidecar.errors import BadConfiguration
+from tools.generate_docs import exposed_metrics
+from tools.manifests.foreign_variables import FOREIGN_VARIABLES
 from tools.manifests.pods import RUNTIME, SIDECAR, Pod, environment, helpers, pods, ports
+from tools.manifests.quantities import quantity
 from tools.manifests.rendering import Rendering, title
 
 FORBIDDEN_LABELS = ("serving.kserve.io/inferenceservice", "component")
-FOREIGN_VARIABLES = ("AWS_", "OTEL_")
-"""Prefixes of variables that libraries in the sidecar read themselves."""
 KNOWN = frozenset(
     name for variable in VARIABLES for name in (variable.name, *([f"{variable.name}_FILE"] if variable.secret else []))
 )
@@ -51,9 +54,17 @@ def variables_are_known(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         container = _sidecar(pod)
         for name in environment(container, rendering):
-            known = name in KNOWN | helpers(container) or name.startswith(FOREIGN_VARIABLES)
-            if not known:
+            if name not in KNOWN | FOREIGN_VARIABLES | helpers(container):
                 yield f"{pod.title}: {name} is no variable of the sidecar"
+
+
+def no_aws_variable_comes_by_envfrom(rendering: Rendering) -> Lines:
+    for pod in pods(rendering):
+        container = _sidecar(pod)
+        listed = {entry["name"] for entry in container.get("env", [])}
+        for name in environment(container, rendering):
+            if name.startswith("AWS_") and name not in listed:
+                yield f"{pod.title}: {name} comes by envFrom; IRSA's webhook puts its own into env, which wins"
 
 
 def the_environment_is_accepted(rendering: Rendering) -> Lines:
@@ -67,7 +78,8 @@ def the_environment_is_accepted(rendering: Rendering) -> Lines:
 def references_are_resolved(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         for kind, name, optional in _references(pod):
-            if not optional and rendering.one(kind, name) is None:
+            own = kind == "PersistentVolumeClaim" and name in rendering.own_claims
+            if not optional and not own and rendering.one(kind, name) is None:
                 yield f"{pod.title}: {kind} {name!r} is not among the rendered objects"
         for container in pod.all_containers:
             for mount in container.get("volumeMounts", []):
@@ -133,6 +145,22 @@ def ports_lead_somewhere(rendering: Rendering) -> Lines:
         yield from _probes_lead_somewhere(pod)
 
 
+def endpoints_are_told_apart(rendering: Rendering) -> Lines:
+    """The operator's labels of a target know the port and not the path."""
+    for document in rendering.of_kind("PodMonitor"):
+        seen: list[dict[str, str]] = []
+        for endpoint in document["spec"]["podMetricsEndpoints"]:
+            labels = {"container": SIDECAR, "endpoint": endpoint["port"], **_given_labels(endpoint)}
+            if labels in seen:
+                yield f"{title(document)}: two endpoints are {labels}, so that their series overwrite each other"
+            seen.append(labels)
+
+
+def _given_labels(endpoint: Mapping[str, Any]) -> dict[str, str]:
+    steps = [step for step in endpoint.get("relabelings", []) if "sourceLabels" not in step]
+    return {step["targetLabel"]: step["replacement"] for step in steps if "targetLabel" in step}
+
+
 def _probes_lead_somewhere(pod: Pod) -> Lines:
     for container in pod.containers:
         own = {port for pair in ports(container) for port in pair}
@@ -177,13 +205,47 @@ def the_endpoint_is_the_runtime_beside_it(rendering: Rendering) -> Lines:
 
 
 def only_the_sidecars_ports_are_open(rendering: Rendering) -> Lines:
+    wanted = [{"protocol": "TCP", "port": port} for port in (8000, 9090)]
     for document in rendering.of_kind("NetworkPolicy"):
         rules = document["spec"].get("ingress", [])
-        admitted = {port["port"] for rule in rules for port in rule.get("ports", [{"port": "every port"}])}
-        if admitted != {8000, 9090} or "Ingress" not in document["spec"]["policyTypes"]:
-            yield f"{title(document)}: admits {sorted(map(str, admitted))}, not 8000 and 9090; 8080 takes predicts"
+        admitted = [port for rule in rules for port in rule.get("ports") or ["every port"]]
+        strangers = [port for port in admitted if port not in wanted]
+        missing = [port for port in wanted if port not in admitted]
+        if strangers or missing or "Ingress" not in document["spec"]["policyTypes"]:
+            yield f"{title(document)}: admits {admitted}, not 8000 and 9090 by TCP alone; 8080 takes predicts"
         if not all(rule.get("from") for rule in rules):
             yield f"{title(document)}: a rule admits everybody"
+        for peer in (peer for rule in rules for peer in rule.get("from") or []):
+            yield from (f"{title(document)}: a rule admits {whom}" for whom in _too_many(peer))
+
+
+def _too_many(peer: Mapping[str, Any]) -> Iterator[str]:
+    if "namespaceSelector" in peer and not any(peer["namespaceSelector"].values()):
+        yield "every namespace"
+    if peer.get("ipBlock", {}).get("cidr", "").endswith("/0"):
+        yield f"every address, {peer['ipBlock']['cidr']}"
+
+
+def prod_is_guarded_and_scraped(rendering: Rendering) -> Lines:
+    for kind in ("NetworkPolicy", "PodMonitor") if rendering.name == "prod" else ():
+        if not any(rendering.of_kind(kind)):
+            yield f"{rendering.name}: has no {kind}"
+
+
+def the_scraper_may_scrape(rendering: Rendering) -> Lines:
+    """The Prometheus that KEDA asks is the one that the network policy lets in."""
+    admitted = {
+        peer.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name")
+        for document in rendering.of_kind("NetworkPolicy")
+        for rule in document["spec"].get("ingress", [])
+        for peer in rule.get("from", [])
+    }
+    for document in rendering.of_kind("ScaledObject"):
+        for trigger in document["spec"]["triggers"]:
+            host = urlsplit(trigger["metadata"]["serverAddress"]).hostname or ""
+            namespace = host.split(".")[1] if "." in host else host
+            if admitted and namespace not in admitted:
+                yield f"{title(document)}: asks a Prometheus in {namespace!r}, which the NetworkPolicy does not admit"
 
 
 def every_container_asks_for_cpu(rendering: Rendering) -> Lines:
@@ -197,6 +259,8 @@ def every_container_asks_for_cpu(rendering: Rendering) -> Lines:
 _RESTRICTED: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
     ("runAsNonRoot: true", lambda context: context.get("runAsNonRoot") is True),
     ("allowPrivilegeEscalation: false", lambda context: context.get("allowPrivilegeEscalation") is False),
+    ("privileged: false", lambda context: context.get("privileged") in (None, False)),
+    ("capabilities.add: nothing", lambda context: not context.get("capabilities", {}).get("add")),
     ("capabilities.drop: [ALL]", lambda context: context.get("capabilities", {}).get("drop") == ["ALL"]),
     ("seccompProfile: RuntimeDefault", lambda context: context.get("seccompProfile") == {"type": "RuntimeDefault"}),
     ("readOnlyRootFilesystem: true", lambda context: context.get("readOnlyRootFilesystem") is True),
@@ -225,6 +289,21 @@ _POD_FIELDS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
 )
 
 
+def nothing_of_the_node_is_shared(rendering: Rendering) -> Lines:
+    """In another's pod that is for its owner to say, but for the sidecar's own ports."""
+    for pod in pods(rendering):
+        for key in ("hostNetwork", "hostPID", "hostIPC") if rendering.ours else ():
+            if pod.spec.get(key):
+                yield f"{pod.title}: has {key}, and so a part of its node"
+        for name, volume in pod.volumes.items() if rendering.ours else ():
+            if "hostPath" in volume:
+                yield f"{pod.title}: the volume {name!r} is a hostPath, a directory of its node"
+        for container in pod.all_containers if rendering.ours else [_sidecar(pod)]:
+            for port in container.get("ports", []):
+                if "hostPort" in port:
+                    yield f"{pod.title}: {container['name']} has the hostPort {port['hostPort']} of its node"
+
+
 def pods_are_restricted(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         if pod.spec.get("enableServiceLinks") is not False:
@@ -239,11 +318,10 @@ def pods_are_restricted(rendering: Rendering) -> Lines:
 
 def the_store_has_room(rendering: Rendering) -> Lines:
     for pod, settings in _configured(rendering):
-        mounts = {mount["mountPath"]: mount["name"] for mount in _sidecar(pod).get("volumeMounts", [])}
-        parents = [str(path) for path in (settings.storage.path, *settings.storage.path.parents)]
-        found = next((mounts[path] for path in parents if path in mounts), None)
+        name, path = _bounded_path(settings)
+        found = _volume_at(pod, path)
         if found is None:
-            yield f"{pod.title}: STORAGE_PATH {settings.storage.path} is on no volume, and the root is read-only"
+            yield f"{pod.title}: {name} {path} is on no volume, and the root is read-only"
             continue
         volume, bound = pod.volumes.get(found, {}), settings.storage.max_bytes
         room = _room(volume, rendering)
@@ -251,12 +329,28 @@ def the_store_has_room(rendering: Rendering) -> Lines:
             yield f"{pod.title}: the volume {found!r} has {room} bytes, STORAGE_MAX_BYTES is {bound}; it must be less"
 
 
+def _bounded_path(settings: Settings) -> tuple[str, PurePath]:
+    """What STORAGE_MAX_BYTES bounds: the store, or what waits for it."""
+    if settings.storage.s3 is not None:
+        return "SPOOL_PATH", settings.storage.s3.spool
+    return "STORAGE_PATH", settings.storage.path
+
+
+def _volume_at(pod: Pod, path: PurePath) -> str | None:
+    """The name of the volume on which the sidecar finds a path."""
+    mounts = {mount["mountPath"]: mount["name"] for mount in _sidecar(pod).get("volumeMounts", [])}
+    return next((mounts[str(place)] for place in (path, *path.parents) if str(place) in mounts), None)
+
+
 def _room(volume: Mapping[str, Any], rendering: Rendering) -> int | None:
+    """In bytes; None where nothing is said of it, or nothing that Kubernetes understands."""
     limit = volume.get("emptyDir", {}).get("sizeLimit")
     if claim := volume.get("persistentVolumeClaim"):
         document = rendering.one("PersistentVolumeClaim", claim["claimName"])
         limit = document and document["spec"]["resources"]["requests"]["storage"]
-    return parsers.size(f"{limit}B") if limit else None  # Kubernetes writes Gi for our GiB
+    with suppress(ValueError):
+        return quantity(limit) if limit else None
+    return None
 
 
 def other_paths_are_writable(rendering: Rendering) -> Lines:
@@ -271,7 +365,8 @@ def other_paths_are_writable(rendering: Rendering) -> Lines:
 def several_pods_share_their_store(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         given = environment(_sidecar(pod), rendering)
-        shared = given.get("STORAGE_BACKEND") == "s3" or any("persistentVolumeClaim" in v for v in pod.volumes.values())
+        volume = _volume_at(pod, PurePosixPath(given.get("STORAGE_PATH", "/")))
+        shared = given.get("STORAGE_BACKEND") == "s3" or "persistentVolumeClaim" in pod.volumes.get(volume or "", {})
         if pod.replicas[1] > 1 and not shared:
             yield f"{pod.title}: up to {pod.replicas[1]} replicas on an emptyDir: an image would live in one pod only"
         if rendering.ours and pod.replicas[1] == 1 and pod.strategy != "Recreate":
@@ -296,6 +391,15 @@ def the_autoscaler_is_the_right_one(rendering: Rendering) -> Lines:
             yield from (f"{title(document)}: {problem}" for problem in _scaling_problems(document, pod))
 
 
+def a_rollout_needs_no_spare_gpu(rendering: Rendering) -> Lines:
+    for pod in pods(rendering):
+        strategy = pod.source["spec"].get("predictor", {}).get("deploymentStrategy", {})
+        rolling, wanted = strategy.get("rollingUpdate"), {"maxSurge": 0, "maxUnavailable": 1}
+        rolls = rendering.ours and pod.container(RUNTIME) is not None and pod.strategy == "RollingUpdate"
+        if rolls and rolling != wanted:
+            yield f"{pod.title}: rollingUpdate is {rolling}, not {wanted}: a surge wants a GPU more"
+
+
 def _scaling_problems(document: Mapping[str, Any], pod: Pod) -> Lines:
     spec, namespace = document["spec"], document["metadata"]["namespace"]
     if spec["scaleTargetRef"]["name"] != pod.name:
@@ -305,6 +409,9 @@ def _scaling_problems(document: Mapping[str, Any], pod: Pod) -> Lines:
     for trigger in spec["triggers"]:
         if f'namespace="{namespace}"' not in trigger["metadata"]["query"]:
             yield f"counts generations of other namespaces than {namespace}"
+        asked = {*re.findall(r"\bimagegen_\w+", trigger["metadata"]["query"])}
+        if not asked or not asked <= {*exposed_metrics()}:
+            yield f"asks for {sorted(asked)}, which the sidecar does not measure"
 
 
 def nothing_is_cut_off_when_a_pod_ends(rendering: Rendering) -> Lines:
@@ -353,22 +460,28 @@ ASSERTIONS: tuple[Callable[[Rendering], Iterable[str]], ...] = (
     containers_are_in_order,
     the_mode_is_standard,
     variables_are_known,
+    no_aws_variable_comes_by_envfrom,
     the_environment_is_accepted,
     references_are_resolved,
     the_optional_secret_is_the_documented_one,
     selectors_match_the_pod,
     no_object_has_a_label_of_kserve,
     ports_lead_somewhere,
+    endpoints_are_told_apart,
     the_sidecar_listens_where_its_ports_say,
     the_endpoint_is_the_runtime_beside_it,
     only_the_sidecars_ports_are_open,
+    the_scraper_may_scrape,
+    prod_is_guarded_and_scraped,
     every_container_asks_for_cpu,
     containers_are_restricted,
+    nothing_of_the_node_is_shared,
     pods_are_restricted,
     the_store_has_room,
     other_paths_are_writable,
     several_pods_share_their_store,
     the_autoscaler_is_the_right_one,
+    a_rollout_needs_no_spare_gpu,
     nothing_is_cut_off_when_a_pod_ends,
     probes_ask_the_right_routes,
     hosts_of_the_service_are_answered,

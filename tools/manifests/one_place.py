@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ def names_elsewhere(root: Path, folder: Path) -> Iterator[str]:
             return
         document = yaml.safe_load(names.read_text())
         before = document["data"]
-        document["data"] = {key: f"other-{index}" for index, key in enumerate(before)}
+        document["data"] = {key: _renamed(value, index) for index, (key, value) in enumerate(before.items())}
         names.write_text(yaml.safe_dump(document))
         try:
             rendering = rendered(names.parent)
@@ -40,6 +41,11 @@ def names_elsewhere(root: Path, folder: Path) -> Iterator[str]:
             yield f"names.yaml: {key} goes nowhere"
 
 
+def _renamed(value: str, index: int) -> str:
+    """Of the same form, since a component may take only a part of it."""
+    return re.sub(r"[A-Za-z][\w-]*", f"other-{index}", value)
+
+
 def different_sidecars(renderings: list[Rendering]) -> Iterator[str]:
     """The sidecar's container is written in several files and must be the same in all."""
     found = [
@@ -52,7 +58,8 @@ def different_sidecars(renderings: list[Rendering]) -> Iterator[str]:
 
 
 def _without_names(container: dict[str, Any] | None) -> dict[str, Any]:
-    """The container without what an overlay names: images, and the hash at the ConfigMap's name."""
+    """The container without what an overlay names: images, the bucket's region, the hash at the ConfigMap's name."""
     rest = {key: value for key, value in (container or {}).items() if key not in ("image", "envFrom")}
+    rest["env"] = [entry for entry in rest.get("env", []) if entry["name"] != "AWS_REGION"]
     rest["envFrom"] = [sorted(source) for source in (container or {}).get("envFrom", [])]
     return rest

@@ -19,6 +19,10 @@ _POD_FIELDS = (
     "enableServiceLinks",
     "terminationGracePeriodSeconds",
     "imagePullSecrets",
+    "initContainers",
+    "hostNetwork",
+    "hostPID",
+    "hostIPC",
 )
 
 
@@ -76,7 +80,8 @@ def _of_deployment(document: Document) -> Pod:
 def _of_inference_service(document: Document, rendering: Rendering) -> Pod:
     predictor, name = document["spec"]["predictor"], document["metadata"]["name"]
     containers, volumes, foreign = _containers(predictor, rendering)
-    spec = {key: predictor[key] for key in _POD_FIELDS if key in predictor}
+    both = {**_runtime(predictor, rendering), **predictor}
+    spec = copy.deepcopy({key: both[key] for key in _POD_FIELDS if key in both})
     spec |= {"containers": containers, "volumes": volumes}
     _bring_the_model(spec, predictor)
     return Pod(
@@ -95,6 +100,12 @@ def _of_inference_service(document: Document, rendering: Rendering) -> Pod:
     )
 
 
+def _runtime(predictor: Mapping[str, Any], rendering: Rendering) -> dict[str, Any]:
+    """The spec of the ServingRuntime that the predictor names, where it is rendered too."""
+    found = rendering.one("ServingRuntime", predictor.get("model", {}).get("runtime", ""))
+    return dict(found["spec"]) if found else {}
+
+
 def _containers(
     predictor: Mapping[str, Any], rendering: Rendering
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], frozenset[str]]:
@@ -108,30 +119,32 @@ def _containers(
         for key, value in predictor["model"].items()
         if key not in ("modelFormat", "runtime", "storageUri", "protocolVersion", "storage")
     }
-    runtime = rendering.one("ServingRuntime", predictor["model"].get("runtime", ""))
-    if runtime is None:  # one that the cluster has
+    runtime = _runtime(predictor, rendering)
+    if not runtime:  # one that the cluster has
         first = {"name": RUNTIME, "ports": [{"containerPort": 8080}], **copy.deepcopy(overrides)}
         return [first, *own], volumes, frozenset({RUNTIME})
-    base = copy.deepcopy(runtime["spec"]["containers"])
+    base = copy.deepcopy(runtime["containers"])
     base[0] |= overrides
-    return [*base, *own], [*copy.deepcopy(runtime["spec"].get("volumes", [])), *volumes], frozenset()
+    return [*base, *own], [*copy.deepcopy(runtime.get("volumes", [])), *volumes], frozenset()
 
 
 def _bring_the_model(spec: dict[str, Any], predictor: Mapping[str, Any]) -> None:
     """KServe's init container copies the model to /mnt/models, with the runtime container's security context."""
     first = spec["containers"][0] if spec["containers"] else {}
-    wanted = "storageUri" in predictor.get("model", {}) or any(
-        entry["name"] == "STORAGE_URI" for entry in first.get("env", [])
-    )
-    if not wanted:
+    given = (entry.get("value", "") for entry in first.get("env", []) if entry["name"] == "STORAGE_URI")
+    uri = predictor.get("model", {}).get("storageUri", next(given, None))
+    if uri is None:
         return
     spec["volumes"] = [*spec["volumes"], {"name": "kserve-provision-location", "emptyDir": {}}]
+    if uri.startswith("pvc://"):
+        claim = {"claimName": uri.removeprefix("pvc://").partition("/")[0], "readOnly": True}
+        spec["volumes"].append({"name": "kserve-pvc-source", "persistentVolumeClaim": claim})
     mount = {"name": "kserve-provision-location", "mountPath": "/mnt/models"}
     first["volumeMounts"] = [*first.get("volumeMounts", []), mount]
     initializer = {"name": "storage-initializer", "resources": {"requests": {"cpu": "100m"}}, "volumeMounts": [mount]}
     if "securityContext" in first:
         initializer["securityContext"] = first["securityContext"]
-    spec["initContainers"] = [initializer]
+    spec["initContainers"] = [*spec.get("initContainers", []), initializer]
 
 
 def environment(container: Mapping[str, Any], rendering: Rendering) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+OWN_CLAIMS = "image-generation-mcp/own-claims"
 Document = dict[str, Any]
 
 
@@ -28,11 +29,15 @@ def kubectl() -> str | None:
 
 @dataclass(frozen=True)
 class Rendering:
-    """What `kubectl kustomize` makes of a folder. `ours`: an overlay of ours, not an example of attaching."""
+    """What `kubectl kustomize` makes of a folder. `ours`: an overlay of ours, not an example of attaching.
+
+    `own_claims` are volume claims that the namespace has from elsewhere, by an annotation of names.yaml.
+    """
 
     name: str
     documents: list[Document] = field(default_factory=list)
     ours: bool = True
+    own_claims: frozenset[str] = frozenset()
 
     def of_kind(self, *kinds: str) -> Iterator[Document]:
         return (document for document in self.documents if document["kind"] in kinds)
@@ -60,4 +65,11 @@ def rendered(folder: Path) -> Rendering:
     if done.returncode:
         raise NotRendered(" ".join(done.stderr.split())[-400:])
     documents = [document for document in yaml.safe_load_all(done.stdout) if document]
-    return Rendering(folder.name, documents, ours=any(found["kind"] == "Namespace" for found in documents))
+    ours = any(found["kind"] == "Namespace" for found in documents)
+    return Rendering(folder.name, documents, ours=ours, own_claims=_own_claims(folder / "names.yaml"))
+
+
+def _own_claims(names: Path) -> frozenset[str]:
+    document = yaml.safe_load(names.read_text(encoding="utf-8")) if names.exists() else {}
+    listed = document.get("metadata", {}).get("annotations", {}).get(OWN_CLAIMS, "")
+    return frozenset(listed.replace(",", " ").split())
