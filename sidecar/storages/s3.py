@@ -31,7 +31,7 @@ from sidecar.domain import (
     owner_tag,
 )
 from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure
-from sidecar.events import Spooled
+from sidecar.events import Crashed, Spooled
 from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, RecordFilter, StagedFile
 from sidecar.storages import keys, s3_links
 from sidecar.storages.disk import LEFTOVER_SECONDS
@@ -41,6 +41,7 @@ from sidecar.storages.records import decode_record, encode_record
 from sidecar.storages.s3_bucket import BACKEND, Bucket, opened_bucket
 from sidecar.storages.s3_inventory import BucketInventory
 from sidecar.storages.s3_jobs import S3Jobs
+from sidecar.storages.undisturbed import to_its_end
 
 _SEND_AGAIN_SECONDS = 5.0
 _CLAIMS = "deleting/"
@@ -117,17 +118,33 @@ class S3Storage:
         return self._spool.stage(image_id, expected)
 
     async def commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
-        """Of an image that has cost a GPU's time nothing is lost: what cannot be sent now waits in the spool."""
-        await self._spool.finish(image.path)
+        """Of an image that has cost a GPU's time nothing is lost: what cannot be sent now waits in the spool.
+
+        Also where whoever waits for it has no more time: then this pod, or the container after it, sends it on.
+        """
         try:
+            await to_its_end(self._spool.finish(image.path))
             await self.send(image.path, record)
-        except StorageFailure:
-            waiting = await self._spool.commit(image, record)
-            self._note_spooled(record.image_id, waits=True)
-            return replace(waiting, held=True)
+        except Exception as error:
+            self._tell("sending an image", error)
+            return await to_its_end(self._hold(image, record))
+        except BaseException:
+            with contextlib.suppress(StorageFailure):
+                await to_its_end(self._hold(image, record))
+            raise
         stored = StoredImage(record=record)
         self._recent.remember(stored)
         return stored
+
+    async def _hold(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
+        waiting = await self._spool.commit(image, record)
+        self._note_spooled(record.image_id, waits=True)
+        return replace(waiting, held=True)
+
+    def _tell(self, what: str, error: Exception) -> None:
+        """A store in trouble is told of elsewhere; all else nobody has foreseen."""
+        if not isinstance(error, SidecarError):
+            self._observer(Crashed(what=what, error=error))
 
     async def send(self, file: Path, record: ImageRecord) -> None:
         """A local file with its place in the expiry index, then its record, from which on it is seen."""

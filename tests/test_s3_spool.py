@@ -1,0 +1,98 @@
+"""What waits for the bucket: nothing that was made is lost, whatever happens on the way to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from sidecar.config import read_settings
+from sidecar.domain import ImageId
+from sidecar.events import Crashed, Event
+from sidecar.ports import SystemClock
+from sidecar.storages.opening import opened_store
+from sidecar.storages.s3 import S3Storage
+from tests.storage_contract import PNG, HeldClock, bytes_of, put
+
+pytestmark = pytest.mark.real
+
+
+@asynccontextmanager
+async def store_of(
+    settings: dict[str, str], spool: Path, observer: Callable[[Event], None] = lambda event: None
+) -> AsyncIterator[S3Storage]:
+    given = read_settings({"STORAGE_PATH": str(spool), "SPOOL_PATH": str(spool), **settings}).storage
+    async with opened_store(given, clock=SystemClock(), observer=observer) as store:
+        assert isinstance(store, S3Storage)
+        yield store
+
+
+class Odd:
+    """What stands in the store's place, and does with each PUT of an image or a record what it is told."""
+
+    def __init__(self) -> None:
+        self.silent = False
+        self.headers: dict[str, str] = {}
+        self.refused: set[str] = set()
+        self.asked = asyncio.Event()
+        self.kept: set[str] = set()
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.Response:
+        await request.read()
+        if "probe/" in request.path or request.method != "PUT":
+            return web.Response(headers={"ETag": '"one"'})
+        self.asked.set()
+        if self.silent:
+            await asyncio.sleep(60)
+        if any(part in request.path for part in self.refused):
+            return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
+        self.kept.add(request.path.rsplit("/", 1)[1])
+        return web.Response(headers={"ETag": '"one"', **self.headers})
+
+
+@pytest.fixture
+async def odd(aiohttp_server: Any, monkeypatch: pytest.MonkeyPatch) -> Odd:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "of-no-value")
+    stand_in = Odd()
+    app = web.Application(client_max_size=2**20)
+    app.router.add_route("*", "/{path:.*}", stand_in.handle)
+    stand_in.url = f"http://127.0.0.1:{(await aiohttp_server(app)).port}"
+    return stand_in
+
+
+def at(odd: Odd) -> dict[str, str]:
+    return {"STORAGE_BACKEND": "s3", "S3_BUCKET": "pictures", "S3_ENDPOINT_URL": odd.url}
+
+
+# --- on its way in ----------------------------------------------------------------------------------------------------
+
+
+async def test_an_image_whose_sending_is_given_up_waits_in_the_spool(odd: Odd, tmp_path: Path) -> None:
+    image_id = ImageId.new(HeldClock().now())
+    odd.silent = True
+    async with store_of(at(odd), tmp_path) as store:
+        storing = asyncio.create_task(put(store, HeldClock().now(), image_id=image_id))
+        await odd.asked.wait()
+        storing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await storing
+        assert store.held == 1
+        assert await bytes_of(store, await store.get(image_id)) == PNG
+
+
+async def test_an_image_waits_in_the_spool_when_sending_it_fails_in_a_way_that_nobody_foresaw(
+    odd: Odd, tmp_path: Path
+) -> None:
+    odd.headers = {"x-amz-object-size": "a few bytes"}  # the client's parser takes only a number
+    crashes: list[Event] = []
+    async with store_of(at(odd), tmp_path, crashes.append) as store:
+        stored = await put(store, HeldClock().now())
+        assert (stored.held, await bytes_of(store, stored)) == (True, PNG)
+    assert "sending an image" in {event.what for event in crashes if isinstance(event, Crashed)}
