@@ -12,11 +12,13 @@ import pytest
 from aiohttp import web
 
 from sidecar.config import read_settings
+from sidecar.core.readiness import StorageWatch
 from sidecar.domain import ImageId
 from sidecar.events import Crashed, Event
 from sidecar.ports import SystemClock
 from sidecar.storages.opening import opened_store
 from sidecar.storages.s3 import S3Storage
+from sidecar.storages.s3_errors import StoreAway
 from tests.storage_contract import PNG, HeldClock, bytes_of, put
 
 pytestmark = pytest.mark.real
@@ -27,13 +29,26 @@ async def store_of(
     settings: dict[str, str], spool: Path, observer: Callable[[Event], None] = lambda event: None
 ) -> AsyncIterator[S3Storage]:
     given = read_settings({"STORAGE_PATH": str(spool), "SPOOL_PATH": str(spool), **settings}).storage
-    async with opened_store(given, clock=SystemClock(), observer=observer) as store:
+    async with opened_store(given, clock=Hasty(), observer=observer) as store:
         assert isinstance(store, S3Storage)
         yield store
 
 
+class Hasty(SystemClock):
+    """Waits for nothing for long."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.05))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
 class Odd:
-    """What stands in the store's place, and does with each PUT of an image or a record what it is told."""
+    """What stands in the store's place: it takes everything, unless it is told to do otherwise."""
 
     def __init__(self) -> None:
         self.silent = False
@@ -43,10 +58,12 @@ class Odd:
         self.kept: set[str] = set()
         self.url = ""
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         await request.read()
+        if request.method == "GET":
+            return await self._break_off(request)
         if "probe/" in request.path or request.method != "PUT":
-            return web.Response(headers={"ETag": '"one"'})
+            return web.Response(headers={"ETag": '"one"', **self.headers})
         self.asked.set()
         if self.silent:
             await asyncio.sleep(60)
@@ -54,6 +71,15 @@ class Odd:
             return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
         self.kept.add(request.path.rsplit("/", 1)[1])
         return web.Response(headers={"ETag": '"one"', **self.headers})
+
+    async def _break_off(self, request: web.Request) -> web.StreamResponse:
+        """Less than was promised."""
+        response = web.StreamResponse(headers={"ETag": '"one"', "Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b"{")
+        assert request.transport is not None
+        request.transport.close()
+        return response
 
 
 @pytest.fixture
@@ -96,3 +122,38 @@ async def test_an_image_waits_in_the_spool_when_sending_it_fails_in_a_way_that_n
         stored = await put(store, HeldClock().now())
         assert (stored.held, await bytes_of(store, stored)) == (True, PNG)
     assert "sending an image" in {event.what for event in crashes if isinstance(event, Crashed)}
+
+
+# --- troubles that have no name of ours -------------------------------------------------------------------------------
+
+
+async def test_an_answer_that_breaks_off_is_the_store_s_trouble(odd: Odd, tmp_path: Path) -> None:
+    async with store_of(at(odd), tmp_path) as store:
+        with pytest.raises(StoreAway):
+            await store.get(ImageId.new(HeldClock().now()))
+
+
+async def test_what_waits_is_sent_after_a_failure_that_nobody_foresaw(odd: Odd, tmp_path: Path) -> None:
+    odd.headers = {"x-amz-object-size": "a few bytes"}
+    seen: list[Event] = []
+
+    def crashed() -> bool:
+        return "sending what waits" in {event.what for event in seen if isinstance(event, Crashed)}
+
+    async with store_of(at(odd), tmp_path, seen.append) as store:
+        await put(store, HeldClock().now())
+        await until(crashed)
+        odd.headers = {}
+        await until(lambda: store.held == 0)
+
+
+async def test_readiness_goes_on_looking_after_a_failure_that_nobody_foresaw(odd: Odd, tmp_path: Path) -> None:
+    odd.headers = {"x-amz-object-size": "a few bytes"}
+    seen: list[Event] = []
+    async with store_of(at(odd), tmp_path) as store:
+        watch = StorageWatch(store, Hasty(), seen.append)
+        await watch.look()
+        assert (watch.check.status, [type(event) for event in seen]) == ("degraded", [Crashed])
+        odd.headers = {}
+        await watch.look()
+        assert watch.check.status == "ok"

@@ -182,8 +182,10 @@ class S3Storage:
     async def keep_sending(self) -> None:
         """Send what waits, until cancelled."""
         while True:
-            with contextlib.suppress(StorageFailure):
+            try:
                 await self.send_spooled()
+            except Exception as error:
+                self._tell("sending what waits", error)
             await self._clock.sleep(_SEND_AGAIN_SECONDS)
 
     async def send_spooled(self) -> None:
