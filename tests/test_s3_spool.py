@@ -60,7 +60,7 @@ class Odd:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         await request.read()
-        if request.method == "GET":
+        if request.method == "GET" and "probe/" not in request.path:
             return await self._break_off(request)
         if "probe/" in request.path or request.method != "PUT":
             return web.Response(headers={"ETag": '"one"', **self.headers})
@@ -157,3 +157,15 @@ async def test_readiness_goes_on_looking_after_a_failure_that_nobody_foresaw(odd
         odd.headers = {}
         await watch.look()
         assert watch.check.status == "ok"
+
+
+async def test_a_spool_that_cannot_be_written_is_told_under_its_own_name(odd: Odd, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    async with store_of(at(odd), spool) as store:
+        watch = StorageWatch(store, Hasty(), lambda event: None)
+        await watch.look()
+        assert watch.check.status == "ok"
+        spool.rename(tmp_path / "elsewhere")
+        await watch.look()
+        assert watch.check.status == "degraded"
+        assert watch.check.detail.startswith("The spool (SPOOL_PATH): ")

@@ -394,12 +394,28 @@ class S3Storage:
         return await self._inventory.take(now)
 
     async def check(self) -> None:
+        """The bucket, and the spool, without which no image can be taken."""
+        problems = [
+            error for error in (await self._trouble_of_the_bucket(), await self._trouble_of_the_spool()) if error
+        ]
+        if problems:
+            raise StorageFailure(" ".join(error.message for error in problems), retry_after=problems[0].retry_after)
+
+    async def _trouble_of_the_bucket(self) -> SidecarError | None:
         try:
             await self._bucket.check(self.instance, was_writable=self._was_writable)
-        except SidecarError:
+        except SidecarError as error:
             self._was_writable = False
-            raise
+            return error
         self._was_writable = True
+        return None
+
+    async def _trouble_of_the_spool(self) -> SidecarError | None:
+        try:
+            await self._spool.check()
+        except SidecarError as error:
+            return StorageFailure(f"The spool (SPOOL_PATH): {error.message}", retry_after=error.retry_after)
+        return None
 
 
 def _keys_besides(image_id: ImageId, expiry_key: str | None) -> list[str]:
