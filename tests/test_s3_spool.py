@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +15,10 @@ from aiohttp import web
 from sidecar.config import read_settings
 from sidecar.core.readiness import StorageWatch
 from sidecar.domain import ImageId
+from sidecar.errors import StorageFailure
 from sidecar.events import Crashed, Event
 from sidecar.ports import SystemClock
+from sidecar.storages import keys
 from sidecar.storages.opening import opened_store
 from sidecar.storages.s3 import S3Storage
 from sidecar.storages.s3_errors import StoreAway
@@ -48,28 +51,41 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Odd:
-    """What stands in the store's place: it takes everything, unless it is told to do otherwise."""
+    """A store in memory that does well, unless it is told to do otherwise."""
 
     def __init__(self) -> None:
-        self.silent = False
+        self.kept: dict[str, bytes] = {}
         self.headers: dict[str, str] = {}
         self.refused: set[str] = set()
+        self.breaks_off = False
+        self.going_on = asyncio.Event()
+        self.going_on.set()
         self.asked = asyncio.Event()
-        self.kept: set[str] = set()
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        await request.read()
-        if request.method == "GET" and "probe/" not in request.path:
+        body, key = await request.read(), request.path.removeprefix("/pictures/")
+        if request.method == "PUT":
+            return await self._put(request, key, body)
+        if request.method in ("DELETE", "POST"):
+            for gone in [key, *re.findall(r"<Key>([^<]+)</Key>", body.decode())]:
+                self.kept.pop(gone, None)
+            return web.Response()
+        if self.breaks_off:
             return await self._break_off(request)
-        if "probe/" in request.path or request.method != "PUT":
-            return web.Response(headers={"ETag": '"one"', **self.headers})
-        self.asked.set()
-        if self.silent:
-            await asyncio.sleep(60)
-        if any(part in request.path for part in self.refused):
+        if key not in self.kept:
+            return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
+        return web.Response(headers={"ETag": '"one"'}, body=self.kept[key])
+
+    async def _put(self, request: web.Request, key: str, body: bytes) -> web.Response:
+        if not key.startswith("probe/"):
+            self.asked.set()
+            await self.going_on.wait()
+        if any(part in key for part in self.refused):
             return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
-        self.kept.add(request.path.rsplit("/", 1)[1])
+        if "If-None-Match" in request.headers and key in self.kept:
+            return web.Response(status=412, text="<Error><Code>PreconditionFailed</Code></Error>")
+        self.kept[key] = body
         return web.Response(headers={"ETag": '"one"', **self.headers})
 
     async def _break_off(self, request: web.Request) -> web.StreamResponse:
@@ -97,18 +113,24 @@ def at(odd: Odd) -> dict[str, str]:
     return {"STORAGE_BACKEND": "s3", "S3_BUCKET": "pictures", "S3_ENDPOINT_URL": odd.url}
 
 
+def left_in(odd: Odd, image_id: ImageId) -> list[str]:
+    """What there is of an image."""
+    return [key for key in odd.kept if str(image_id) in key or key == keys.record_key(image_id)]
+
+
 # --- on its way in ----------------------------------------------------------------------------------------------------
 
 
 async def test_an_image_whose_sending_is_given_up_waits_in_the_spool(odd: Odd, tmp_path: Path) -> None:
     image_id = ImageId.new(HeldClock().now())
-    odd.silent = True
+    odd.going_on.clear()
     async with store_of(at(odd), tmp_path) as store:
         storing = asyncio.create_task(put(store, HeldClock().now(), image_id=image_id))
         await odd.asked.wait()
         storing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await storing
+        odd.going_on.set()
         assert store.held == 1
         assert await bytes_of(store, await store.get(image_id)) == PNG
 
@@ -128,6 +150,7 @@ async def test_an_image_waits_in_the_spool_when_sending_it_fails_in_a_way_that_n
 
 
 async def test_an_answer_that_breaks_off_is_the_store_s_trouble(odd: Odd, tmp_path: Path) -> None:
+    odd.breaks_off = True
     async with store_of(at(odd), tmp_path) as store:
         with pytest.raises(StoreAway):
             await store.get(ImageId.new(HeldClock().now()))
@@ -169,3 +192,45 @@ async def test_a_spool_that_cannot_be_written_is_told_under_its_own_name(odd: Od
         await watch.look()
         assert watch.check.status == "degraded"
         assert watch.check.detail.startswith("The spool (SPOOL_PATH): ")
+
+
+# --- deleting what waits ----------------------------------------------------------------------------------------------
+
+
+async def test_what_is_deleted_while_it_is_sent_is_gone_from_the_bucket_too(odd: Odd, tmp_path: Path) -> None:
+    odd.refused = {"images/"}
+    async with store_of(at(odd), tmp_path) as store:
+        record = (await put(store, HeldClock().now())).record
+        odd.asked.clear()
+        odd.going_on.clear()
+        odd.refused = set()
+        await odd.asked.wait()
+        deleting = asyncio.create_task(store.delete(record.image_id))
+        await asyncio.sleep(0.1)
+        odd.going_on.set()
+        await deleting
+        await store.send_spooled()
+        assert not left_in(odd, record.image_id)
+        assert store.held == 0
+
+
+async def test_what_waits_is_deleted_where_a_sending_may_have_left_it(odd: Odd, tmp_path: Path) -> None:
+    odd.refused = {"records/"}
+    async with store_of(at(odd), tmp_path) as store:
+        record = (await put(store, HeldClock().now())).record
+        assert left_in(odd, record.image_id)
+        assert (await store.delete(record.image_id)).first
+        assert not left_in(odd, record.image_id)
+
+
+async def test_an_image_whose_deletion_failed_still_waits(odd: Odd, tmp_path: Path) -> None:
+    odd.refused = {"records/"}
+    spool = tmp_path / "spool"
+    async with store_of(at(odd), spool) as store:
+        record = (await put(store, HeldClock().now())).record
+        spool.rename(tmp_path / "elsewhere")
+        with pytest.raises(StorageFailure):
+            await store.delete(record.image_id)
+        (tmp_path / "elsewhere").rename(spool)
+        assert store.held == 1
+        assert (await store.get(record.image_id)).record == record

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from sidecar.config import S3Settings, StorageSettings
 from sidecar.domain import (
@@ -101,6 +102,7 @@ class S3Storage:
         self._recent = RecentImages(clock)
         self._inventory = BucketInventory(bucket)
         self._spooled: set[ImageId] = set()
+        self._locks: WeakValueDictionary[ImageId, asyncio.Lock] = WeakValueDictionary()
         self._was_writable = False
 
     @property
@@ -191,12 +193,22 @@ class S3Storage:
     async def send_spooled(self) -> None:
         """Everything that waits, or as far as the store takes it. Raises StorageFailure."""
         for image_id in sorted(self._spooled, key=str):
-            with contextlib.suppress(ImageNotFound):  # its time was over before the store was back
-                stored = await self._spool.get(image_id)
-                if stored.path is not None:
-                    await self.send(stored.path, stored.record)
-            self._note_spooled(image_id, waits=False)
-            await self._spool.delete(image_id)
+            async with self._alone_with(image_id):
+                if image_id in self._spooled:
+                    await self._send_waiting(image_id)
+
+    async def _send_waiting(self, image_id: ImageId) -> None:
+        """It waits until nothing is left of it here: what cannot be deleted is sent once more, which is no harm."""
+        with contextlib.suppress(ImageNotFound):  # its time was over before the store was back
+            stored = await self._spool.get(image_id)
+            if stored.path is not None:
+                await self.send(stored.path, stored.record)
+        await self._spool.delete(image_id)
+        self._note_spooled(image_id, waits=False)
+
+    def _alone_with(self, image_id: ImageId) -> asyncio.Lock:
+        """Held by whoever sends a waiting image or deletes it: what was deleted must not be sent after all."""
+        return self._locks.setdefault(image_id, asyncio.Lock())
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -325,8 +337,23 @@ class S3Storage:
 
     async def delete(self, image_id: ImageId) -> Deletion:
         if image_id in self._spooled:
-            self._note_spooled(image_id, waits=False)
-            return await self._spool.delete(image_id)
+            async with self._alone_with(image_id):
+                if image_id in self._spooled:
+                    return await self._delete_waiting(image_id)
+        return await self._delete_sent(image_id)
+
+    async def _delete_waiting(self, image_id: ImageId) -> Deletion:
+        """Also in the bucket, where it may be after all: the answer to its sending may have been lost."""
+        expires = None
+        with contextlib.suppress(ImageNotFound):
+            expires = (await self._spool.get(image_id)).record.expires
+        deletion = await self._spool.delete(image_id)
+        self._note_spooled(image_id, waits=False)
+        with contextlib.suppress(StorageFailure):
+            await self._remove([(image_id, keys.expiry_key(expires, image_id) if expires else None)], [])
+        return deletion
+
+    async def _delete_sent(self, image_id: ImageId) -> Deletion:
         record = await self._record(image_id, "delete")
         if record is None:
             return Deletion(first=False)
