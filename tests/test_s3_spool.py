@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp import web
 
 from sidecar.config import read_settings
 from sidecar.core.readiness import StorageWatch
 from sidecar.domain import ImageId
+from sidecar.edge import keys as app_keys
 from sidecar.errors import StorageFailure
 from sidecar.events import Crashed, Event
 from sidecar.ports import SystemClock
+from sidecar.serving import Running, drain
 from sidecar.storages import keys
 from sidecar.storages.opening import opened_store
 from sidecar.storages.s3 import S3Storage
 from sidecar.storages.s3_errors import StoreAway
+from tests.conftest import StartSidecar
 from tests.storage_contract import PNG, HeldClock, bytes_of, put
 
 pytestmark = pytest.mark.real
@@ -209,7 +213,7 @@ async def test_what_is_deleted_while_it_is_sent_is_gone_from_the_bucket_too(odd:
         await asyncio.sleep(0.1)
         odd.going_on.set()
         await deleting
-        await store.send_spooled()
+        await store.send_held()
         assert not left_in(odd, record.image_id)
         assert store.held == 0
 
@@ -234,3 +238,21 @@ async def test_an_image_whose_deletion_failed_still_waits(odd: Odd, tmp_path: Pa
         (tmp_path / "elsewhere").rename(spool)
         assert store.held == 1
         assert (await store.get(record.image_id)).record == record
+
+
+# --- the way out ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("refused", "left"), [(set[str](), 0), ({"records/"}, 1)])
+async def test_a_sidecar_that_stops_sends_what_waits_while_there_is_grace_and_tells_what_stays(
+    refused: set[str], left: int, start_sidecar: StartSidecar, odd: Odd, tmp_path: Path
+) -> None:
+    odd.refused = {"images/"}
+    sidecar = await start_sidecar(**at(odd), SPOOL_PATH=str(tmp_path / "spool"))
+    await sidecar.made()
+    assert await sidecar.metric("imagegen_spool_images") == 1
+    odd.refused = refused
+    with structlog.testing.capture_logs() as logs:
+        await drain(Running(sidecar.app, sidecar.url, None), sidecar.app[app_keys.SETTINGS], asyncio.Event())
+    assert await sidecar.metric("imagegen_spool_images") == left
+    assert [entry["images"] for entry in logs if "stay in the spool" in entry["event"]] == [left] * left

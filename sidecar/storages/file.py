@@ -163,6 +163,9 @@ class FileStorage:
     def held(self) -> int:
         return 0
 
+    async def send_held(self) -> None:
+        """Nothing waits here: what is committed is where it stays."""
+
     @property
     def link_origin(self) -> str | None:
         return None

@@ -185,12 +185,12 @@ class S3Storage:
         """Send what waits, until cancelled."""
         while True:
             try:
-                await self.send_spooled()
+                await self.send_held()
             except Exception as error:
                 self._tell("sending what waits", error)
             await self._clock.sleep(_SEND_AGAIN_SECONDS)
 
-    async def send_spooled(self) -> None:
+    async def send_held(self) -> None:
         """Everything that waits, or as far as the store takes it. Raises StorageFailure."""
         for image_id in sorted(self._spooled, key=str):
             async with self._alone_with(image_id):
