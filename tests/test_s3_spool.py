@@ -33,10 +33,14 @@ pytestmark = pytest.mark.real
 
 @asynccontextmanager
 async def store_of(
-    settings: dict[str, str], spool: Path, observer: Callable[[Event], None] = lambda event: None
+    settings: dict[str, str],
+    spool: Path,
+    observer: Callable[[Event], None] = lambda event: None,
+    *,
+    sends: bool = True,
 ) -> AsyncIterator[S3Storage]:
     given = read_settings({"STORAGE_PATH": str(spool), "SPOOL_PATH": str(spool), **settings}).storage
-    async with opened_store(given, clock=Hasty(), observer=observer) as store:
+    async with opened_store(given, clock=Hasty(), observer=observer, sends=sends) as store:
         assert isinstance(store, S3Storage)
         yield store
 
@@ -256,3 +260,48 @@ async def test_a_sidecar_that_stops_sends_what_waits_while_there_is_grace_and_te
         await drain(Running(sidecar.app, sidecar.url, None), sidecar.app[app_keys.SETTINGS], asyncio.Event())
     assert await sidecar.metric("imagegen_spool_images") == left
     assert [entry["images"] for entry in logs if "stay in the spool" in entry["event"]] == [left] * left
+
+
+# --- what cannot be sent, and what cannot be read ---------------------------------------------------------------------
+
+
+async def test_an_image_that_cannot_be_sent_does_not_keep_the_others(odd: Odd, tmp_path: Path) -> None:
+    odd.refused = {"records/"}
+    async with store_of(at(odd), tmp_path) as store:
+        ids = sorted([(await put(store, HeldClock().now())).record.image_id for _ in range(2)], key=str)
+        odd.refused = {str(ids[0])}
+        await until(lambda: store.held == 1)
+        assert [(await store.get(image_id)).held for image_id in ids] == [True, False]
+
+
+async def test_what_waits_is_recalled_once_the_spool_can_be_read_and_without_what_cannot(
+    odd: Odd, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    odd.refused = {"records/"}
+    async with store_of(at(odd), spool) as store:
+        record = (await put(store, HeldClock().now())).record
+    looped = spool / keys.record_key(ImageId.new(record.created))
+    looped.parent.mkdir(parents=True, exist_ok=True)
+    looped.symlink_to(looped)
+    spool.rename(tmp_path / "elsewhere")
+    spool.write_text("in the way")
+    async with store_of(at(odd), spool) as store:
+        assert store.held == 0
+        spool.unlink()
+        (tmp_path / "elsewhere").rename(spool)
+        await until(lambda: store.held == 1)
+
+
+async def test_an_image_that_was_sent_in_this_moment_comes_from_the_bucket(odd: Odd, tmp_path: Path) -> None:
+    odd.refused = {"records/"}
+    async with store_of(at(odd), tmp_path, sends=False) as store:
+        stored = await put(store, HeldClock().now())
+        assert stored.path is not None
+        odd.refused = set()
+        await store.send(stored.path, stored.record)
+        await store._spool.delete(stored.record.image_id)
+        assert store.held == 1
+        found = await store.get(stored.record.image_id)
+        assert (found.path, found.record) == (None, stored.record)
+        assert await bytes_of(store, stored) == PNG

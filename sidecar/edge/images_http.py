@@ -7,6 +7,7 @@ are one 404.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -40,6 +41,15 @@ def routes() -> list[web.RouteDef]:
 
 
 async def image(request: web.Request) -> web.StreamResponse:
+    """Asked for once more where its file has gone: an image that waited here has then just reached its store."""
+    for _ in range(2):
+        with contextlib.suppress(FileNotFoundError):
+            return await _image(request)
+    raise ImageNotFound
+
+
+async def _image(request: web.Request) -> web.StreamResponse:
+    """Raises FileNotFoundError."""
     stored = await request.app[SERVICE].get(image_id_of(request))
     record = stored.record
     headers = _headers(request, record, record.sha256, record.picture.media_type)
@@ -48,11 +58,7 @@ async def image(request: web.Request) -> web.StreamResponse:
         return _bodyless(plan, headers)
     if stored.path is None:
         return await _from_afar(request, stored, plan, headers)
-    try:
-        file = await asyncio.to_thread(stored.path.open, "rb")
-    except FileNotFoundError:
-        raise ImageNotFound from None
-    return _FileSlice(file, plan, headers)
+    return _FileSlice(await asyncio.to_thread(stored.path.open, "rb"), plan, headers)
 
 
 async def _from_afar(

@@ -227,9 +227,10 @@ class FileStorage:
         return await self._directory.run("list", self._everything)
 
     def _everything(self) -> list[ImageRecord]:
+        self._directory.require_volume()
         found = []
         for path in sorted((self._root / "records").glob("*/*/*.json")):
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
                 found.append(decode_record(path.read_bytes()))
         return sorted(found, key=lambda record: record.image_id.text)
 

@@ -40,6 +40,7 @@ from sidecar.storages.file import FileStorage
 from sidecar.storages.recent import RecentImages
 from sidecar.storages.records import decode_record, encode_record
 from sidecar.storages.s3_bucket import BACKEND, Bucket, opened_bucket
+from sidecar.storages.s3_errors import StoreAway
 from sidecar.storages.s3_inventory import BucketInventory
 from sidecar.storages.s3_jobs import S3Jobs
 from sidecar.storages.undisturbed import to_its_end
@@ -64,7 +65,8 @@ async def opened_s3(
         storage = S3Storage(bucket, local, settings, settings.s3, clock=clock, observer=observer)
         sending = []
         if sends:
-            await storage.recall_spooled()
+            with contextlib.suppress(StorageFailure):  # asked again until it answers
+                await storage.recall_spooled()
             sending.append(asyncio.create_task(storage.keep_sending()))
         try:
             yield storage
@@ -102,6 +104,7 @@ class S3Storage:
         self._recent = RecentImages(clock)
         self._inventory = BucketInventory(bucket)
         self._spooled: set[ImageId] = set()
+        self._recalled = False
         self._locks: WeakValueDictionary[ImageId, asyncio.Lock] = WeakValueDictionary()
         self._was_writable = False
 
@@ -176,26 +179,33 @@ class S3Storage:
         self._observer(Spooled(images=len(self._spooled)))
 
     async def recall_spooled(self) -> None:
-        """What an earlier process could not send."""
-        with contextlib.suppress(StorageFailure):
-            self._spooled = {record.image_id for record in await self._spool.everything()}
-        self._observer(Spooled(images=len(self._spooled)))
+        """What an earlier process could not send. Raises StorageFailure."""
+        if not self._recalled:
+            self._spooled |= {record.image_id for record in await self._spool.everything()}
+            self._recalled = True
+            self._observer(Spooled(images=len(self._spooled)))
 
     async def keep_sending(self) -> None:
         """Send what waits, until cancelled."""
         while True:
             try:
+                await self.recall_spooled()
                 await self.send_held()
             except Exception as error:
                 self._tell("sending what waits", error)
             await self._clock.sleep(_SEND_AGAIN_SECONDS)
 
     async def send_held(self) -> None:
-        """Everything that waits, or as far as the store takes it. Raises StorageFailure."""
+        """Everything that waits but for what cannot be sent, which the rest must not suffer from. Raises StoreAway."""
         for image_id in sorted(self._spooled, key=str):
-            async with self._alone_with(image_id):
-                if image_id in self._spooled:
-                    await self._send_waiting(image_id)
+            try:
+                async with self._alone_with(image_id):
+                    if image_id in self._spooled:
+                        await self._send_waiting(image_id)
+            except StoreAway:
+                raise
+            except Exception as error:
+                self._tell("sending what waits", error)
 
     async def _send_waiting(self, image_id: ImageId) -> None:
         """It waits until nothing is left of it here: what cannot be deleted is sent once more, which is no harm."""
@@ -214,7 +224,8 @@ class S3Storage:
 
     async def get(self, image_id: ImageId) -> StoredImage:
         if image_id in self._spooled:
-            return replace(await self._spool.get(image_id), held=True)
+            with contextlib.suppress(ImageNotFound):  # unless it was sent in this moment
+                return replace(await self._spool.get(image_id), held=True)
         stored = self._recent.recall(image_id)
         if stored is None:
             stored = await self._read(image_id)
@@ -241,13 +252,16 @@ class S3Storage:
 
     async def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:
         record = stored.record
-        if record.image_id in self._spooled:
-            pieces = self._spool.stream(stored, start, length)
-        else:
-            key = keys.image_key(record.image_id, record.picture.media_type)
-            pieces = self._bucket.stream("get", key, start, length)
         sent = 0
-        async for piece in pieces:
+        if record.image_id in self._spooled:
+            with contextlib.suppress(ImageNotFound):  # what was sent in this moment goes on from the bucket
+                async for piece in self._spool.stream(stored, start, length):
+                    sent += len(piece)
+                    yield piece
+        if sent == length:
+            return
+        key = keys.image_key(record.image_id, record.picture.media_type)
+        async for piece in self._bucket.stream("get", key, start + sent, length - sent):
             sent += len(piece)
             yield piece
         if not sent:
