@@ -148,6 +148,14 @@ async def test_if_range_gives_the_part_only_of_the_same_image(form: str, status:
     assert response.status == status
 
 
+async def test_nobody_keeps_the_answer_to_a_range_beyond_the_end(start_sidecar: StartSidecar) -> None:
+    sidecar = await start_sidecar(PUBLIC_BASE_URL="https://images.example")
+    image = await sidecar.made()
+    for path in (f"/images/{image['image_id']}", f"/images/{image['image_id']}/thumbnail"):
+        response, _ = await sidecar.get(path, headers={"Range": "bytes=99999999-"})
+        assert (response.status, response.headers["Cache-Control"]) == (416, "no-store")
+
+
 async def test_nobody_may_keep_an_image_longer_than_it_lives(start_sidecar: StartSidecar) -> None:
     sidecar = await start_sidecar(IMAGE_TTL="90s", IMAGE_CACHE_MAX_AGE="1h")
     response, _ = await sidecar.get((await sidecar.made())["url"])

@@ -3,122 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
-from aiohttp import web
 
-from sidecar.config import read_settings
 from sidecar.core.readiness import StorageWatch
 from sidecar.domain import ImageId
 from sidecar.edge import keys as app_keys
 from sidecar.errors import StorageFailure
 from sidecar.events import Crashed, Event
-from sidecar.ports import SystemClock
 from sidecar.serving import Running, drain
 from sidecar.storages import keys
-from sidecar.storages.opening import opened_store
-from sidecar.storages.s3 import S3Storage
 from sidecar.storages.s3_errors import StoreAway
 from tests.conftest import StartSidecar
+from tests.odd_store import Hasty, Odd, at, odd, store_of
 from tests.storage_contract import PNG, HeldClock, bytes_of, put
 
+__all__ = ["odd"]
+
 pytestmark = pytest.mark.real
-
-
-@asynccontextmanager
-async def store_of(
-    settings: dict[str, str],
-    spool: Path,
-    observer: Callable[[Event], None] = lambda event: None,
-    *,
-    sends: bool = True,
-) -> AsyncIterator[S3Storage]:
-    given = read_settings({"STORAGE_PATH": str(spool), "SPOOL_PATH": str(spool), **settings}).storage
-    async with opened_store(given, clock=Hasty(), observer=observer, sends=sends) as store:
-        assert isinstance(store, S3Storage)
-        yield store
-
-
-class Hasty(SystemClock):
-    """Waits for nothing for long."""
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(min(seconds, 0.05))
 
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.02)
-
-
-class Odd:
-    """A store in memory that does well, unless it is told to do otherwise."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, bytes] = {}
-        self.headers: dict[str, str] = {}
-        self.refused: set[str] = set()
-        self.breaks_off = False
-        self.going_on = asyncio.Event()
-        self.going_on.set()
-        self.asked = asyncio.Event()
-        self.url = ""
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        body, key = await request.read(), request.path.removeprefix("/pictures/")
-        if request.method == "PUT":
-            return await self._put(request, key, body)
-        if request.method in ("DELETE", "POST"):
-            for gone in [key, *re.findall(r"<Key>([^<]+)</Key>", body.decode())]:
-                self.kept.pop(gone, None)
-            return web.Response()
-        if self.breaks_off:
-            return await self._break_off(request)
-        if key not in self.kept:
-            return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
-        return web.Response(headers={"ETag": '"one"'}, body=self.kept[key])
-
-    async def _put(self, request: web.Request, key: str, body: bytes) -> web.Response:
-        if not key.startswith("probe/"):
-            self.asked.set()
-            await self.going_on.wait()
-        if any(part in key for part in self.refused):
-            return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
-        if "If-None-Match" in request.headers and key in self.kept:
-            return web.Response(status=412, text="<Error><Code>PreconditionFailed</Code></Error>")
-        self.kept[key] = body
-        return web.Response(headers={"ETag": '"one"', **self.headers})
-
-    async def _break_off(self, request: web.Request) -> web.StreamResponse:
-        """Less than was promised."""
-        response = web.StreamResponse(headers={"ETag": '"one"', "Content-Length": "1000"})
-        await response.prepare(request)
-        await response.write(b"{")
-        assert request.transport is not None
-        request.transport.close()
-        return response
-
-
-@pytest.fixture
-async def odd(aiohttp_server: Any, monkeypatch: pytest.MonkeyPatch) -> Odd:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "of-no-value")
-    stand_in = Odd()
-    app = web.Application(client_max_size=2**20)
-    app.router.add_route("*", "/{path:.*}", stand_in.handle)
-    stand_in.url = f"http://127.0.0.1:{(await aiohttp_server(app)).port}"
-    return stand_in
-
-
-def at(odd: Odd) -> dict[str, str]:
-    return {"STORAGE_BACKEND": "s3", "S3_BUCKET": "pictures", "S3_ENDPOINT_URL": odd.url}
 
 
 def left_in(odd: Odd, image_id: ImageId) -> list[str]:

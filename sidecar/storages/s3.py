@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -250,7 +250,7 @@ class S3Storage:
             return None if data is None else decode_record(data)
         return None
 
-    async def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:
+    async def stream(self, stored: StoredImage, start: int, length: int) -> AsyncGenerator[bytes]:
         record = stored.record
         sent = 0
         if record.image_id in self._spooled:
@@ -261,11 +261,14 @@ class S3Storage:
         if sent == length:
             return
         key = keys.image_key(record.image_id, record.picture.media_type)
-        async for piece in self._bucket.stream("get", key, start + sent, length - sent):
-            sent += len(piece)
-            yield piece
+        async with contextlib.aclosing(self._bucket.stream("get", key, start + sent, length - sent)) as pieces:
+            async for piece in pieces:
+                sent += len(piece)
+                yield piece
         if not sent:
             raise ImageNotFound
+        if sent != length:
+            raise StorageFailure("The image store gave less of the image than there is of it.", retry_after=30)
 
     async def link(self, stored: StoredImage) -> Link | None:
         if self._s3.delivery == "proxy" or stored.record.image_id in self._spooled:

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -210,7 +210,7 @@ class Bucket:
         _require_s3(answer)
         return answer
 
-    async def stream(self, operation: str, key: str, start: int, length: int) -> AsyncIterator[bytes]:
+    async def stream(self, operation: str, key: str, start: int, length: int) -> AsyncGenerator[bytes]:
         """Part of an object in pieces, each within its own deadline; none at all where the object is gone."""
         part = {"Key": self.prefix + key, "Range": f"bytes={start}-{start + length - 1}"}
         answer = await self.run(operation, lambda: self._get_object(**part))
