@@ -48,6 +48,10 @@ class Odd:
         self.headers: dict[str, str] = {}
         self.refused: set[str] = set()
         self.breaks_off = False
+        self.is_a_web_page = False
+        self.conflicts = 0
+        self.deletions: list[str] = []
+        self.on_get: dict[str, Callable[[], object]] = {}
         self.going_on = asyncio.Event()
         self.going_on.set()
         self.asked = asyncio.Event()
@@ -55,14 +59,20 @@ class Odd:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body, key = await request.read(), request.path.removeprefix("/pictures/")
+        if "list-type" in request.query:
+            return self._list(request.query["prefix"])
+        if self.is_a_web_page and request.method != "PUT":
+            return web.Response(status=404, text="<p>Nothing here<br>", content_type="text/html")
         if request.method == "PUT":
             return await self._put(request, key, body)
         if request.method in ("DELETE", "POST"):
             for gone in [key, *re.findall(r"<Key>([^<]+)</Key>", body.decode())]:
                 self.kept.pop(gone, None)
+                self.deletions.append(gone)
             return web.Response()
         if self.breaks_off:
             return await self._break_off(request)
+        self.on_get.pop(key, lambda: None)()
         if key not in self.kept:
             return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
         return web.Response(headers={"ETag": '"one"'}, body=self.kept[key])
@@ -73,10 +83,16 @@ class Odd:
             await self.going_on.wait()
         if any(part in key for part in self.refused):
             return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
-        if "If-None-Match" in request.headers and key in self.kept:
+        if "If-None-Match" in request.headers and (key in self.kept or self.conflicts):
+            self.conflicts = max(0, self.conflicts - 1)
             return web.Response(status=412, text="<Error><Code>PreconditionFailed</Code></Error>")
         self.kept[key] = body
         return web.Response(headers={"ETag": '"one"', **self.headers})
+
+    def _list(self, prefix: str) -> web.Response:
+        about = "<Size>1</Size><ETag>one</ETag><LastModified>2026-01-01T00:00:00Z</LastModified>"
+        found = [f"<Contents><Key>{key}</Key>{about}</Contents>" for key in sorted(self.kept) if key.startswith(prefix)]
+        return web.Response(text=f"<ListBucketResult><Name>pictures</Name>{''.join(found)}</ListBucketResult>")
 
     async def _break_off(self, request: web.Request) -> web.StreamResponse:
         """Less than was promised."""
