@@ -98,7 +98,7 @@ async def _parts(app: web.Application) -> AsyncIterator[None]:
         jobs = app[keys.JOBS] = JobService(
             service, storage.jobs, settings.jobs, instance=secrets.token_hex(6), clock=clock, observer=observer
         )
-        storage_watch = StorageWatch(storage, clock)
+        storage_watch = StorageWatch(storage, clock, observer)
         runtime_watches = {name: RuntimeWatch(lane, clock, observer) for name, lane in lanes.items()}
         app[keys.HEALTH] = Health(storage_watch, runtime_watches)
         sweeper = Sweeper(

@@ -164,6 +164,10 @@ class Storage(Protocol):
         """Images that wait on this pod for a store that is away."""
         ...
 
+    async def send_held(self) -> None:
+        """Send the images that wait on this pod, as far as the store takes them."""
+        ...
+
     @property
     def link_origin(self) -> str | None:
         """The origin of every link, None where there are none."""

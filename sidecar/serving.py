@@ -11,6 +11,7 @@ import contextlib
 import errno
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -75,15 +76,24 @@ async def drain(sidecar: Running, settings: Settings, stop_at_once: asyncio.Even
     was_busy = service.busy
     _log.info("draining", grace=settings.listen.shutdown_grace)
     jobs = sidecar.app[keys.JOBS]
-    drained = asyncio.create_task(jobs.drain(settings.listen.shutdown_grace))
+    drained = asyncio.create_task(_drained(sidecar, settings.listen.shutdown_grace))
     hurried = asyncio.create_task(stop_at_once.wait())
     await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
     for task in (drained, hurried):
         task.cancel()
     await asyncio.gather(drained, hurried, return_exceptions=True)
     await jobs.drain(0.0)  # what is still in flight is given up now, so that its callers are told
+    if held := await service.send_held(0.0):
+        _log.warning("images stay in the spool, unsent", images=held)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop_at_once.wait(), _linger(settings, was_busy))
+
+
+async def _drained(sidecar: Running, grace: float) -> None:
+    """What remains of the grace when the generations have finished is for the images that wait for the store."""
+    end = time.monotonic() + grace
+    await sidecar.app[keys.JOBS].drain(grace)
+    await sidecar.app[keys.SERVICE].send_held(max(0.0, end - time.monotonic()))
 
 
 def _linger(settings: Settings, was_busy: bool) -> float:

@@ -306,7 +306,7 @@ async def test_a_delete_on_a_read_only_volume_takes_no_half_of_an_image(tmpfs: M
 async def test_a_directory_that_was_removed_is_told_and_used_again_once_it_is_back(tmp_path: Path) -> None:
     clock = HeldClock()
     async with file_store(tmp_path / "images", clock).opened() as store:
-        watch = StorageWatch(store, clock)
+        watch = StorageWatch(store, clock, lambda event: None)
         await put(store, clock.now())
         shutil.rmtree(tmp_path / "images")
         await watch.look()
@@ -324,7 +324,7 @@ async def test_a_volume_that_is_unmounted_is_told_and_nothing_is_written_in_its_
     """The bare mount point is the node's or the container's own disk: what lands there is lost."""
     disk, clock = tmpfs("size=4m"), HeldClock()
     async with file_store(disk, clock).opened() as store:
-        watch = StorageWatch(store, clock)
+        watch = StorageWatch(store, clock, lambda event: None)
         await put(store, clock.now())
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
         try:

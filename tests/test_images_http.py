@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import io
+from dataclasses import replace
 from datetime import timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from PIL import Image
 
+from sidecar.config import read_settings
+from sidecar.core.service import ImageService
+from sidecar.domain import ImageId, StoredImage
+from sidecar.edge import images_http, keys
+from sidecar.imaging.thumbnails import PillowThumbnailer
+from sidecar.ports import SystemClock
+from sidecar.storages.file import FileStorage
 from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed, succeed_when
 from tests.pictures import picture, png_claiming
+from tests.storage_contract import PNG, put
 
 
 async def stored(sidecar: Sidecar, kserve: FakeKServe, data: bytes) -> dict[str, Any]:
@@ -136,6 +146,14 @@ async def test_if_range_gives_the_part_only_of_the_same_image(form: str, status:
     condition = form.format(etag=headers["ETag"], date=headers["Last-Modified"])
     response, _ = await sidecar.get(url, headers={"Range": "bytes=0-9", "If-Range": condition})
     assert response.status == status
+
+
+async def test_nobody_keeps_the_answer_to_a_range_beyond_the_end(start_sidecar: StartSidecar) -> None:
+    sidecar = await start_sidecar(PUBLIC_BASE_URL="https://images.example")
+    image = await sidecar.made()
+    for path in (f"/images/{image['image_id']}", f"/images/{image['image_id']}/thumbnail"):
+        response, _ = await sidecar.get(path, headers={"Range": "bytes=99999999-"})
+        assert (response.status, response.headers["Cache-Control"]) == (416, "no-store")
 
 
 async def test_nobody_may_keep_an_image_longer_than_it_lives(start_sidecar: StartSidecar) -> None:
@@ -264,3 +282,35 @@ async def test_links_start_with_the_public_address_or_the_callers_own(
     kserve.script.append(succeed_when(ready := asyncio.Event()))
     ready.set()
     assert (await plain.made())["thumbnail_url"].startswith(f"{plain.url}/images/")
+
+
+class Leaving(FileStorage):
+    """Names a place first from which the image has just gone, as a spool does whose image has been sent."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, max_bytes=None, clock=SystemClock(), observer=lambda event: None)
+        self.asked = 0
+
+    async def get(self, image_id: ImageId) -> StoredImage:
+        stored = await super().get(image_id)
+        self.asked += 1
+        return replace(stored, path=Path("/nowhere")) if self.asked == 1 else stored
+
+
+async def test_an_image_that_moves_while_it_is_asked_for_is_found(tmp_path: Path, aiohttp_client: Any) -> None:
+    settings = read_settings({"KSERVE_ENDPOINT": "http://localhost/v1/models/painter", "STORAGE_PATH": str(tmp_path)})
+    async with Leaving(tmp_path).opened() as store:
+        image_id = (await put(store, SystemClock().now())).record.image_id
+        app = web.Application()
+        app[keys.SETTINGS], app[keys.CLOCK] = settings, SystemClock()
+        app[keys.SERVICE] = ImageService(
+            lanes={},
+            storage=store,
+            thumbnailer=PillowThumbnailer(),
+            settings=settings.storage,
+            clock=SystemClock(),
+            observer=lambda event: None,
+        )
+        app.router.add_routes(images_http.routes())
+        response = await (await aiohttp_client(app)).get(f"/images/{image_id}")
+        assert (response.status, await response.read()) == (200, PNG)

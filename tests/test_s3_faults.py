@@ -38,7 +38,7 @@ async def store_of(settings: dict[str, str], tmp_path: Path) -> AsyncIterator[S3
 async def told(settings: dict[str, str], tmp_path: Path) -> str:
     """What readiness says of a store."""
     async with store_of(settings, tmp_path) as store:
-        watch = StorageWatch(store, SystemClock())
+        watch = StorageWatch(store, SystemClock(), lambda event: None)
         await watch.look()
         assert watch.check.status == "degraded"
         return watch.check.detail

@@ -378,6 +378,9 @@ class ManyExpired:
     def held(self) -> int:
         raise NotImplementedError
 
+    async def send_held(self) -> None:
+        raise NotImplementedError
+
     @property
     def link_origin(self) -> str | None:
         raise NotImplementedError

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidecar.core.generation import Lane
-from sidecar.errors import SidecarError
-from sidecar.events import RuntimeSeen
+from sidecar.errors import INTERNAL, SidecarError
+from sidecar.events import Crashed, RuntimeSeen
 from sidecar.ports import Clock, Observer, Readiness, Storage
 
 PROBE_SECONDS = 5.0
@@ -24,9 +24,10 @@ class Check:
 class StorageWatch:
     """Whether the store can be written."""
 
-    def __init__(self, storage: Storage, clock: Clock) -> None:
+    def __init__(self, storage: Storage, clock: Clock, observer: Observer) -> None:
         self._storage = storage
         self._clock = clock
+        self._observer = observer
         self.check = Check("unknown", "not yet tried")
         self.was_writable = False
 
@@ -40,6 +41,9 @@ class StorageWatch:
             await self._storage.check()
         except SidecarError as error:
             self.check = Check("degraded", error.message + self._waiting)
+        except Exception as error:  # whoever looks must go on looking
+            self.check = Check("degraded", INTERNAL + self._waiting)
+            self._observer(Crashed(what="the look at the store", error=error))
         else:
             self.check = Check("degraded", self._waiting.strip()) if self._storage.held else Check("ok")
             self.was_writable = True

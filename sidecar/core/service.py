@@ -232,6 +232,14 @@ class ImageService:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
 
+    async def send_held(self, seconds: float) -> int:
+        """Send what waits on this pod, which may be its last chance; how many images stay."""
+        if self._storage.held and seconds > 0:
+            with contextlib.suppress(TimeoutError, StorageFailure):
+                async with asyncio.timeout(seconds):
+                    await self._storage.send_held()
+        return self._storage.held
+
     # --- showing ------------------------------------------------------------------------------------------------------
 
     async def get(self, image_id: ImageId) -> StoredImage:

@@ -7,9 +7,10 @@ are one 404.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
@@ -40,6 +41,15 @@ def routes() -> list[web.RouteDef]:
 
 
 async def image(request: web.Request) -> web.StreamResponse:
+    """Asked for once more where its file has gone: an image that waited here has then just reached its store."""
+    for _ in range(2):
+        with contextlib.suppress(FileNotFoundError):
+            return await _image(request)
+    raise ImageNotFound
+
+
+async def _image(request: web.Request) -> web.StreamResponse:
+    """Raises FileNotFoundError."""
     stored = await request.app[SERVICE].get(image_id_of(request))
     record = stored.record
     headers = _headers(request, record, record.sha256, record.picture.media_type)
@@ -48,11 +58,7 @@ async def image(request: web.Request) -> web.StreamResponse:
         return _bodyless(plan, headers)
     if stored.path is None:
         return await _from_afar(request, stored, plan, headers)
-    try:
-        file = await asyncio.to_thread(stored.path.open, "rb")
-    except FileNotFoundError:
-        raise ImageNotFound from None
-    return _FileSlice(file, plan, headers)
+    return _FileSlice(await asyncio.to_thread(stored.path.open, "rb"), plan, headers)
 
 
 async def _from_afar(
@@ -67,7 +73,17 @@ async def _from_afar(
     if link is not None:
         return _redirect(request, link)
     pieces = service.stream(stored, plan.start, plan.length)
-    return _Relay(await anext(pieces), pieces, plan, headers)
+    try:
+        return _Relay(await anext(pieces), pieces, plan, headers)
+    except BaseException:
+        await _closed(pieces)
+        raise
+
+
+async def _closed(pieces: AsyncIterator[bytes]) -> None:
+    """Let go of the store's connection now rather than when the garbage is collected."""
+    if isinstance(pieces, AsyncGenerator):
+        await pieces.aclose()
 
 
 def _redirect(request: web.Request, link: Link) -> web.Response:
@@ -196,6 +212,8 @@ def _max_age(request: web.Request, record: ImageRecord) -> int:
 def _bodyless(plan: _Plan, headers: dict[str, str]) -> web.Response:
     if plan.status == 304:
         del headers[hdrs.CONTENT_TYPE]
+    if plan.status == 416:  # an answer to this one asker, whatever may be kept of the image
+        headers[hdrs.CACHE_CONTROL] = "no-store"
     return web.Response(status=plan.status, headers={**headers, **plan.headers})
 
 
@@ -259,12 +277,16 @@ class _Relay(web.StreamResponse):
         self._rest = rest
 
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
-        writer = await super().prepare(request)
-        await self.write(self._first)
         try:
+            writer = await super().prepare(request)
+            await self.write(self._first)
             async for piece in self._rest:
                 await self.write(piece)
         except SidecarError as error:
+            if request.transport is not None:
+                request.transport.abort()  # the length was promised: nothing else may follow on this connection
             raise ConnectionResetError("the store has left in the middle") from error
+        finally:
+            await _closed(self._rest)
         await self.write_eof()
         return writer

@@ -163,6 +163,9 @@ class FileStorage:
     def held(self) -> int:
         return 0
 
+    async def send_held(self) -> None:
+        """Nothing waits here: what is committed is where it stays."""
+
     @property
     def link_origin(self) -> str | None:
         return None
@@ -224,9 +227,10 @@ class FileStorage:
         return await self._directory.run("list", self._everything)
 
     def _everything(self) -> list[ImageRecord]:
+        self._directory.require_volume()
         found = []
         for path in sorted((self._root / "records").glob("*/*/*.json")):
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
                 found.append(decode_record(path.read_bytes()))
         return sorted(found, key=lambda record: record.image_id.text)
 

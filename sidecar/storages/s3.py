@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from sidecar.config import S3Settings, StorageSettings
 from sidecar.domain import (
@@ -31,7 +32,7 @@ from sidecar.domain import (
     owner_tag,
 )
 from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure
-from sidecar.events import Spooled
+from sidecar.events import Crashed, Spooled
 from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, RecordFilter, StagedFile
 from sidecar.storages import keys, s3_links
 from sidecar.storages.disk import LEFTOVER_SECONDS
@@ -39,8 +40,10 @@ from sidecar.storages.file import FileStorage
 from sidecar.storages.recent import RecentImages
 from sidecar.storages.records import decode_record, encode_record
 from sidecar.storages.s3_bucket import BACKEND, Bucket, opened_bucket
+from sidecar.storages.s3_errors import StoreAway
 from sidecar.storages.s3_inventory import BucketInventory
 from sidecar.storages.s3_jobs import S3Jobs
+from sidecar.storages.undisturbed import to_its_end
 
 _SEND_AGAIN_SECONDS = 5.0
 _CLAIMS = "deleting/"
@@ -62,7 +65,8 @@ async def opened_s3(
         storage = S3Storage(bucket, local, settings, settings.s3, clock=clock, observer=observer)
         sending = []
         if sends:
-            await storage.recall_spooled()
+            with contextlib.suppress(StorageFailure):  # asked again until it answers
+                await storage.recall_spooled()
             sending.append(asyncio.create_task(storage.keep_sending()))
         try:
             yield storage
@@ -100,6 +104,8 @@ class S3Storage:
         self._recent = RecentImages(clock)
         self._inventory = BucketInventory(bucket)
         self._spooled: set[ImageId] = set()
+        self._recalled = False
+        self._locks: WeakValueDictionary[ImageId, asyncio.Lock] = WeakValueDictionary()
         self._was_writable = False
 
     @property
@@ -117,17 +123,33 @@ class S3Storage:
         return self._spool.stage(image_id, expected)
 
     async def commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
-        """Of an image that has cost a GPU's time nothing is lost: what cannot be sent now waits in the spool."""
-        await self._spool.finish(image.path)
+        """Of an image that has cost a GPU's time nothing is lost: what cannot be sent now waits in the spool.
+
+        Also where whoever waits for it has no more time: then this pod, or the container after it, sends it on.
+        """
         try:
+            await to_its_end(self._spool.finish(image.path))
             await self.send(image.path, record)
-        except StorageFailure:
-            waiting = await self._spool.commit(image, record)
-            self._note_spooled(record.image_id, waits=True)
-            return replace(waiting, held=True)
+        except Exception as error:
+            self._tell("sending an image", error)
+            return await to_its_end(self._hold(image, record))
+        except BaseException:
+            with contextlib.suppress(StorageFailure):
+                await to_its_end(self._hold(image, record))
+            raise
         stored = StoredImage(record=record)
         self._recent.remember(stored)
         return stored
+
+    async def _hold(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
+        waiting = await self._spool.commit(image, record)
+        self._note_spooled(record.image_id, waits=True)
+        return replace(waiting, held=True)
+
+    def _tell(self, what: str, error: Exception) -> None:
+        """A store in trouble is told of elsewhere; all else nobody has foreseen."""
+        if not isinstance(error, SidecarError):
+            self._observer(Crashed(what=what, error=error))
 
     async def send(self, file: Path, record: ImageRecord) -> None:
         """A local file with its place in the expiry index, then its record, from which on it is seen."""
@@ -157,33 +179,53 @@ class S3Storage:
         self._observer(Spooled(images=len(self._spooled)))
 
     async def recall_spooled(self) -> None:
-        """What an earlier process could not send."""
-        with contextlib.suppress(StorageFailure):
-            self._spooled = {record.image_id for record in await self._spool.everything()}
-        self._observer(Spooled(images=len(self._spooled)))
+        """What an earlier process could not send. Raises StorageFailure."""
+        if not self._recalled:
+            self._spooled |= {record.image_id for record in await self._spool.everything()}
+            self._recalled = True
+            self._observer(Spooled(images=len(self._spooled)))
 
     async def keep_sending(self) -> None:
         """Send what waits, until cancelled."""
         while True:
-            with contextlib.suppress(StorageFailure):
-                await self.send_spooled()
+            try:
+                await self.recall_spooled()
+                await self.send_held()
+            except Exception as error:
+                self._tell("sending what waits", error)
             await self._clock.sleep(_SEND_AGAIN_SECONDS)
 
-    async def send_spooled(self) -> None:
-        """Everything that waits, or as far as the store takes it. Raises StorageFailure."""
+    async def send_held(self) -> None:
+        """Everything that waits but for what cannot be sent, which the rest must not suffer from. Raises StoreAway."""
         for image_id in sorted(self._spooled, key=str):
-            with contextlib.suppress(ImageNotFound):  # its time was over before the store was back
-                stored = await self._spool.get(image_id)
-                if stored.path is not None:
-                    await self.send(stored.path, stored.record)
-            self._note_spooled(image_id, waits=False)
-            await self._spool.delete(image_id)
+            try:
+                async with self._alone_with(image_id):
+                    if image_id in self._spooled:
+                        await self._send_waiting(image_id)
+            except StoreAway:
+                raise
+            except Exception as error:
+                self._tell("sending what waits", error)
+
+    async def _send_waiting(self, image_id: ImageId) -> None:
+        """It waits until nothing is left of it here: what cannot be deleted is sent once more, which is no harm."""
+        with contextlib.suppress(ImageNotFound):  # its time was over before the store was back
+            stored = await self._spool.get(image_id)
+            if stored.path is not None:
+                await self.send(stored.path, stored.record)
+        await self._spool.delete(image_id)
+        self._note_spooled(image_id, waits=False)
+
+    def _alone_with(self, image_id: ImageId) -> asyncio.Lock:
+        """Held by whoever sends a waiting image or deletes it: what was deleted must not be sent after all."""
+        return self._locks.setdefault(image_id, asyncio.Lock())
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, image_id: ImageId) -> StoredImage:
         if image_id in self._spooled:
-            return replace(await self._spool.get(image_id), held=True)
+            with contextlib.suppress(ImageNotFound):  # unless it was sent in this moment
+                return replace(await self._spool.get(image_id), held=True)
         stored = self._recent.recall(image_id)
         if stored is None:
             stored = await self._read(image_id)
@@ -208,19 +250,25 @@ class S3Storage:
             return None if data is None else decode_record(data)
         return None
 
-    async def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:
+    async def stream(self, stored: StoredImage, start: int, length: int) -> AsyncGenerator[bytes]:
         record = stored.record
-        if record.image_id in self._spooled:
-            pieces = self._spool.stream(stored, start, length)
-        else:
-            key = keys.image_key(record.image_id, record.picture.media_type)
-            pieces = self._bucket.stream("get", key, start, length)
         sent = 0
-        async for piece in pieces:
-            sent += len(piece)
-            yield piece
+        if record.image_id in self._spooled:
+            with contextlib.suppress(ImageNotFound):  # what was sent in this moment goes on from the bucket
+                async for piece in self._spool.stream(stored, start, length):
+                    sent += len(piece)
+                    yield piece
+        if sent == length:
+            return
+        key = keys.image_key(record.image_id, record.picture.media_type)
+        async with contextlib.aclosing(self._bucket.stream("get", key, start + sent, length - sent)) as pieces:
+            async for piece in pieces:
+                sent += len(piece)
+                yield piece
         if not sent:
             raise ImageNotFound
+        if sent != length:
+            raise StorageFailure("The image store gave less of the image than there is of it.", retry_after=30)
 
     async def link(self, stored: StoredImage) -> Link | None:
         if self._s3.delivery == "proxy" or stored.record.image_id in self._spooled:
@@ -306,8 +354,23 @@ class S3Storage:
 
     async def delete(self, image_id: ImageId) -> Deletion:
         if image_id in self._spooled:
-            self._note_spooled(image_id, waits=False)
-            return await self._spool.delete(image_id)
+            async with self._alone_with(image_id):
+                if image_id in self._spooled:
+                    return await self._delete_waiting(image_id)
+        return await self._delete_sent(image_id)
+
+    async def _delete_waiting(self, image_id: ImageId) -> Deletion:
+        """Also in the bucket, where it may be after all: the answer to its sending may have been lost."""
+        expires = None
+        with contextlib.suppress(ImageNotFound):
+            expires = (await self._spool.get(image_id)).record.expires
+        deletion = await self._spool.delete(image_id)
+        self._note_spooled(image_id, waits=False)
+        with contextlib.suppress(StorageFailure):
+            await self._remove([(image_id, keys.expiry_key(expires, image_id) if expires else None)], [])
+        return deletion
+
+    async def _delete_sent(self, image_id: ImageId) -> Deletion:
         record = await self._record(image_id, "delete")
         if record is None:
             return Deletion(first=False)
@@ -375,12 +438,28 @@ class S3Storage:
         return await self._inventory.take(now)
 
     async def check(self) -> None:
+        """The bucket, and the spool, without which no image can be taken."""
+        problems = [
+            error for error in (await self._trouble_of_the_bucket(), await self._trouble_of_the_spool()) if error
+        ]
+        if problems:
+            raise StorageFailure(" ".join(error.message for error in problems), retry_after=problems[0].retry_after)
+
+    async def _trouble_of_the_bucket(self) -> SidecarError | None:
         try:
             await self._bucket.check(self.instance, was_writable=self._was_writable)
-        except SidecarError:
+        except SidecarError as error:
             self._was_writable = False
-            raise
+            return error
         self._was_writable = True
+        return None
+
+    async def _trouble_of_the_spool(self) -> SidecarError | None:
+        try:
+            await self._spool.check()
+        except SidecarError as error:
+            return StorageFailure(f"The spool (SPOOL_PATH): {error.message}", retry_after=error.retry_after)
+        return None
 
 
 def _keys_besides(image_id: ImageId, expiry_key: str | None) -> list[str]:

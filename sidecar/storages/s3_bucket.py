@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,9 +21,8 @@ from typing import Any, TypeVar
 
 import aioboto3
 from aiobotocore.config import AioConfig
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import ClientError, NoCredentialsError
 from botocore.handlers import add_expect_header
-from botocore.parsers import ResponseParserError
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
 from sidecar.config import S3Settings
@@ -31,7 +30,7 @@ from sidecar.errors import SidecarError, StorageFailure
 from sidecar.events import StorageOperation
 from sidecar.ports import Clock, Observer
 from sidecar.storages.directory import failure_of as disk_failure_of
-from sidecar.storages.s3_errors import ABSENT, NotS3, StoreAway, code_of, failure_of
+from sidecar.storages.s3_errors import ABSENT, TROUBLES, NotS3, StoreAway, code_of, failure_of
 from sidecar.storages.s3_links import Signer
 
 _T = TypeVar("_T")
@@ -211,7 +210,7 @@ class Bucket:
         _require_s3(answer)
         return answer
 
-    async def stream(self, operation: str, key: str, start: int, length: int) -> AsyncIterator[bytes]:
+    async def stream(self, operation: str, key: str, start: int, length: int) -> AsyncGenerator[bytes]:
         """Part of an object in pieces, each within its own deadline; none at all where the object is gone."""
         part = {"Key": self.prefix + key, "Range": f"bytes={start}-{start + length - 1}"}
         answer = await self.run(operation, lambda: self._get_object(**part))
@@ -273,7 +272,7 @@ class Bucket:
         try:
             async with asyncio.timeout(deadline):
                 answer = await call()
-        except (BotoCoreError, ClientError, ResponseParserError, NotS3, OSError) as error:  # TimeoutError is an OSError
+        except TROUBLES as error:
             failure = failure_of(error, bucket=self.name, endpoint=self.endpoint)
             if isinstance(failure, StoreAway):
                 self._away = (self._clock.monotonic(), failure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import aiohttp
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -26,10 +27,15 @@ _BAD_CREDENTIALS = frozenset(
 )
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
 _BUSY = frozenset({"SlowDown", "ServiceUnavailable", "503", "Throttling", "RequestLimitExceeded"})
+_BROKEN = (EndpointConnectionError, ConnectionClosedError, HTTPClientError, aiohttp.ClientError, OSError)
 
 
 class NotS3(Exception):
     """What answers does not speak S3."""
+
+
+TROUBLES = (BotoCoreError, ClientError, ResponseParserError, NotS3, aiohttp.ClientError, OSError)
+"""What `failure_of` knows the meaning of. A TimeoutError is an OSError."""
 
 
 class StoreAway(StorageFailure):
@@ -52,7 +58,7 @@ def failure_of(error: Exception, *, bucket: str, endpoint: str) -> StorageFailur
         return StoreAway(f"The image store at {endpoint} does not answer.", retry_after=RETRY_SECONDS)
     if isinstance(error, SSLError):
         return _failure(f"The image store at {endpoint} is not trusted: look at AWS_CA_BUNDLE.")
-    if isinstance(error, EndpointConnectionError | ConnectionClosedError | HTTPClientError | OSError):
+    if isinstance(error, _BROKEN):
         return StoreAway(f"The image store cannot be reached at {endpoint}.", retry_after=RETRY_SECONDS)
     if isinstance(error, BotoCoreError):
         return _failure(f"The image store cannot be used ({bounded(type(error).__name__, 60)}).")

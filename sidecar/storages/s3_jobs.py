@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from sidecar.domain import JobId, JobRecord, JobResult, Lease, StoredJob, is_image_id
-from sidecar.errors import JobNotFound
+from sidecar.errors import JobNotFound, StorageFailure
 from sidecar.storages import keys
 from sidecar.storages.disk import LEFTOVER_SECONDS
 from sidecar.storages.job_records import (
@@ -27,6 +27,7 @@ from sidecar.storages.s3_bucket import Bucket, Entry
 
 _LATER_ATTEMPTS = 2  # leases that others may have taken since this one; what is beyond is swept
 _DELETIONS_PER_PASS = 10_000
+_TRIES = 10  # to win a key from those who are giving it up
 
 
 class S3Jobs:
@@ -46,22 +47,22 @@ class S3Jobs:
 
     async def win_key(self, record: JobRecord) -> JobId:
         key = keys.idempotency_key(record.key_digest or "")
-        while not await self._bucket.create_once("win_key", key, encode_key(record.job_id)):
-            holder = await self._key_holder("win_key", key)
+        for _ in range(_TRIES):
+            if await self._bucket.create_once("win_key", key, encode_key(record.job_id)):
+                return record.job_id
+            data = await self._bucket.get("win_key", key)
+            if data is None:
+                continue  # given up in this moment; somebody may be winning it by now
+            holder = _holder_in(data)
             if holder is not None and await self._lives(holder, record.created):
                 return holder
-            if await self._key_holder("win_key", key) == holder:  # S3 has no delete that depends on the content
+            if await self._bucket.get("win_key", key) == data:  # S3 has no delete that depends on the content
                 await self._bucket.delete("win_key", [key])
-        return record.job_id
+        raise StorageFailure("The image store could not decide between several writers.", retry_after=1)
 
     async def key_holder(self, key_digest: str) -> JobId | None:
-        return await self._key_holder("key_holder", keys.idempotency_key(key_digest))
-
-    async def _key_holder(self, operation: str, key: str) -> JobId | None:
-        data = await self._bucket.get(operation, key)
-        with contextlib.suppress(ValueError):
-            return None if data is None else decode_key(data)
-        return None
+        data = await self._bucket.get("key_holder", keys.idempotency_key(key_digest))
+        return None if data is None else _holder_in(data)
 
     async def _lives(self, job_id: JobId, now: datetime) -> bool:
         for key in (keys.open_job_key(job_id), keys.done_job_key(job_id)):
@@ -108,7 +109,8 @@ class S3Jobs:
         return await self._there(operation, keys.open_job_key(lease.job_id))
 
     async def _there(self, operation: str, key: str) -> bool:
-        return await self._bucket.head(operation, key) is not None
+        """By GET, whose 404 tells a missing object from a missing store; a HEAD's may be any proxy's."""
+        return await self._bucket.get(operation, key) is not None
 
     async def acknowledge(self, record: JobRecord, result: JobResult) -> bool:
         """Nobody can have claimed what was begun, so only what was not needs a look for a newer attempt."""
@@ -185,10 +187,12 @@ class S3Jobs:
     async def _bytes_of(self, entry: Entry, operation: str) -> bytes:
         """An open object's content; nothing for one that has gone since it was listed."""
         known = self._read_before.get(entry.key)
-        if known is None or known[0] != entry.etag:
-            known = (entry.etag, await self._bucket.get(operation, entry.key) or b"")
-            self._read_before[entry.key] = known
-        return known[1]
+        if known is not None and known[0] == entry.etag:
+            return known[1]
+        data = await self._bucket.get(operation, entry.key)
+        if data is not None:
+            self._read_before[entry.key] = (entry.etag, data)
+        return data or b""
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
 
@@ -202,23 +206,24 @@ class S3Jobs:
             if expired is False or deleted >= _DELETIONS_PER_PASS:
                 break
             if expired is not None:
-                batch += expired
+                await self._give_up_key(expired)
+                batch.append(entry.key)
                 deleted += 1
         await self._bucket.delete("delete", batch)
         return deleted
 
-    async def _expired(self, entry: Entry, now: datetime) -> list[str] | Literal[False] | None:
-        """The keys to delete with a job; False for one that lives, None for what is no job of ours."""
+    async def _expired(self, entry: Entry, now: datetime) -> JobRecord | Literal[False] | None:
+        """The job to delete; False for one that lives, None for what is no job of ours."""
         try:
             record, _ = decode_job(await self._bucket.get("delete", entry.key) or b"")
         except ValueError:
             return None
-        if record.expires > now:
-            return False
-        found = [entry.key]
+        return False if record.expires > now else record
+
+    async def _give_up_key(self, record: JobRecord) -> None:
+        """At once after the look, job by job: a new job may win the key of one whose time is up."""
         if record.key_digest is not None and await self.key_holder(record.key_digest) == record.job_id:
-            found.insert(0, keys.idempotency_key(record.key_digest))
-        return found
+            await self._bucket.delete("delete", [keys.idempotency_key(record.key_digest)])
 
     async def _tidy_open(self, now: datetime) -> None:
         """Leases renewed in the moment their job ended."""
@@ -227,3 +232,10 @@ class S3Jobs:
         before = now - timedelta(seconds=LEFTOVER_SECONDS)
         alone = [entry.key for entry in entries if entry.key.split(".", 1)[0] not in jobs and entry.modified < before]
         await self._bucket.delete("delete", alone)
+
+
+def _holder_in(data: bytes) -> JobId | None:
+    """None for what is no key of ours."""
+    with contextlib.suppress(ValueError):
+        return decode_key(data)
+    return None

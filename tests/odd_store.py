@@ -1,0 +1,119 @@
+"""A store in memory that misbehaves when it is told to, in ways that a real one cannot be brought to."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from sidecar.config import read_settings
+from sidecar.events import Event
+from sidecar.ports import SystemClock
+from sidecar.storages.opening import opened_store
+from sidecar.storages.s3 import S3Storage
+
+
+@asynccontextmanager
+async def store_of(
+    settings: dict[str, str],
+    spool: Path,
+    observer: Callable[[Event], None] = lambda event: None,
+    *,
+    sends: bool = True,
+) -> AsyncIterator[S3Storage]:
+    given = read_settings({"STORAGE_PATH": str(spool), "SPOOL_PATH": str(spool), **settings}).storage
+    async with opened_store(given, clock=Hasty(), observer=observer, sends=sends) as store:
+        assert isinstance(store, S3Storage)
+        yield store
+
+
+class Hasty(SystemClock):
+    """Waits for nothing for long."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.05))
+
+
+class Odd:
+    """A store in memory that does well, unless it is told to do otherwise."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.headers: dict[str, str] = {}
+        self.refused: set[str] = set()
+        self.breaks_off = False
+        self.is_a_web_page = False
+        self.conflicts = 0
+        self.deletions: list[str] = []
+        self.on_get: dict[str, Callable[[], object]] = {}
+        self.going_on = asyncio.Event()
+        self.going_on.set()
+        self.asked = asyncio.Event()
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        body, key = await request.read(), request.path.removeprefix("/pictures/")
+        if "list-type" in request.query:
+            return self._list(request.query["prefix"])
+        if self.is_a_web_page and request.method != "PUT":
+            return web.Response(status=404, text="<p>Nothing here<br>", content_type="text/html")
+        if request.method == "PUT":
+            return await self._put(request, key, body)
+        if request.method in ("DELETE", "POST"):
+            for gone in [key, *re.findall(r"<Key>([^<]+)</Key>", body.decode())]:
+                self.kept.pop(gone, None)
+                self.deletions.append(gone)
+            return web.Response()
+        if self.breaks_off:
+            return await self._break_off(request)
+        self.on_get.pop(key, lambda: None)()
+        if key not in self.kept:
+            return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
+        return web.Response(headers={"ETag": '"one"'}, body=self.kept[key])
+
+    async def _put(self, request: web.Request, key: str, body: bytes) -> web.Response:
+        if not key.startswith("probe/"):
+            self.asked.set()
+            await self.going_on.wait()
+        if any(part in key for part in self.refused):
+            return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
+        if "If-None-Match" in request.headers and (key in self.kept or self.conflicts):
+            self.conflicts = max(0, self.conflicts - 1)
+            return web.Response(status=412, text="<Error><Code>PreconditionFailed</Code></Error>")
+        self.kept[key] = body
+        return web.Response(headers={"ETag": '"one"', **self.headers})
+
+    def _list(self, prefix: str) -> web.Response:
+        about = "<Size>1</Size><ETag>one</ETag><LastModified>2026-01-01T00:00:00Z</LastModified>"
+        found = [f"<Contents><Key>{key}</Key>{about}</Contents>" for key in sorted(self.kept) if key.startswith(prefix)]
+        return web.Response(text=f"<ListBucketResult><Name>pictures</Name>{''.join(found)}</ListBucketResult>")
+
+    async def _break_off(self, request: web.Request) -> web.StreamResponse:
+        """Less than was promised."""
+        response = web.StreamResponse(headers={"ETag": '"one"', "Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b"{")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+
+@pytest.fixture
+async def odd(aiohttp_server: Any, monkeypatch: pytest.MonkeyPatch) -> Odd:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "of-no-value")
+    stand_in = Odd()
+    app = web.Application(client_max_size=2**20)
+    app.router.add_route("*", "/{path:.*}", stand_in.handle)
+    stand_in.url = f"http://127.0.0.1:{(await aiohttp_server(app)).port}"
+    return stand_in
+
+
+def at(odd: Odd) -> dict[str, str]:
+    return {"STORAGE_BACKEND": "s3", "S3_BUCKET": "pictures", "S3_ENDPOINT_URL": odd.url}

@@ -1,0 +1,65 @@
+"""Jobs in a bucket that answers oddly, or in the wrong moment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from sidecar.domain import JobId
+from sidecar.errors import StorageFailure
+from sidecar.storages import keys
+from sidecar.storages.job_records import encode_job, encode_key
+from sidecar.storages.s3_bucket import Entry
+from sidecar.storages.s3_jobs import S3Jobs
+from tests.job_store_contract import NOW, job, lease, result
+from tests.odd_store import Odd, at, odd, store_of
+
+__all__ = ["odd"]
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+async def jobs(odd: Odd, tmp_path: Path) -> AsyncIterator[S3Jobs]:
+    async with store_of(at(odd), tmp_path) as store:
+        yield store.jobs
+
+
+async def test_a_proxy_s_404_is_no_missing_job(odd: Odd, jobs: S3Jobs) -> None:
+    record = job()
+    await jobs.offer(record)
+    odd.is_a_web_page = True
+    with pytest.raises(StorageFailure):
+        await jobs.renew(lease(record))
+    with pytest.raises(StorageFailure):
+        await jobs.claim(lease(record, 2))
+
+
+async def test_what_was_missing_once_is_read_again(odd: Odd, jobs: S3Jobs) -> None:
+    entry = Entry("jobs/open/one.json", 1, "one", NOW)
+    assert await jobs._bytes_of(entry, "list") == b""
+    odd.kept[entry.key] = b"there after all"
+    assert await jobs._bytes_of(entry, "list") == b"there after all"
+
+
+async def test_a_key_that_a_new_job_wins_while_the_old_one_is_swept_stays_its_own(odd: Odd, jobs: S3Jobs) -> None:
+    first, second = job(NOW, key="a" * 64), job(NOW + timedelta(seconds=1), key="b" * 64)
+    for record in (first, second):
+        odd.kept[keys.done_job_key(record.job_id)] = encode_job(record, result(record))
+        odd.kept[keys.idempotency_key(record.key_digest or "")] = encode_key(record.job_id)
+    newer = JobId.new(NOW + timedelta(days=9))
+    key = keys.idempotency_key(first.key_digest or "")
+    odd.on_get[keys.done_job_key(second.job_id)] = lambda: odd.kept.update({key: encode_key(newer)})
+    assert await jobs.delete_expired_jobs(NOW + timedelta(days=9)) == 2
+    assert odd.kept == {key: encode_key(newer)}
+
+
+async def test_a_key_that_is_not_there_is_not_deleted(odd: Odd, jobs: S3Jobs) -> None:
+    """Whoever finds none may be looking in the moment in which another wins it."""
+    record = job(key="a" * 64)
+    odd.conflicts = 1
+    assert await jobs.win_key(record) == record.job_id
+    assert odd.deletions == []
