@@ -33,7 +33,7 @@ from sidecar.storages.file_inventory import ShardCount, ShardInventory
 from sidecar.storages.file_jobs import FileJobs
 from sidecar.storages.recent import RecentImages
 from sidecar.storages.records import decode_record, encode_record
-from sidecar.storages.staging import Staging
+from sidecar.storages.staging import LocalFile, Staging
 
 _STREAMED_BYTES = 256 * 1024
 _IMAGE_EXTENSIONS = tuple(keys.extension(media_type) for media_type in ("image/png", "image/jpeg", "image/webp"))
@@ -95,25 +95,25 @@ class FileStorage:
             yield staged
 
     async def commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
-        stored = await self._directory.run("commit", self._commit, image, record)
+        stored = await self._directory.run("commit", self._commit, self.staging.file(image.path), image, record)
         self._used += image.size_bytes
         self._recent.remember(stored)
         return stored
 
-    def _commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
+    def _commit(self, staged: LocalFile, image: GeneratedImage, record: ImageRecord) -> StoredImage:
         image_id = record.image_id
         final = self._root / keys.image_key(image_id, image.picture.media_type)
         placed = [final]
         try:
-            self.staging.finish(image.path)
+            staged.finish()
             self._directory.place(image.path, final)
-            self.staging.let_go(image.path)
+            staged.moved = True
             if record.expires is not None:
                 placed.append(self._root / keys.expiry_key(record.expires, image_id))
                 self._directory.in_directory(placed[-1], Path.touch)
             disk.sync(final.parent)
             self._directory.write(self._root / keys.record_key(image_id), encode_record(record))
-        except OSError:
+        except BaseException:
             for path in placed:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
@@ -122,7 +122,7 @@ class FileStorage:
 
     async def finish(self, path: Path) -> None:
         """Make a staged file complete, for somebody who takes its bytes elsewhere."""
-        await self._directory.run("stage", self.staging.finish, path)
+        await self._directory.run("stage", self.staging.file(path).finish)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

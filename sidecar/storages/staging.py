@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
@@ -46,8 +48,8 @@ class Staging:
                 yield self._files[path]
             finally:
                 staged = self._files.pop(path, None)
-                if staged is None or not staged.committed:
-                    await asyncio.shield(self._discard(path, opening))
+                if staged is None or not staged.moved:
+                    await asyncio.shield(self._discard(staged, path, opening))
 
     def _open(self, path: Path, expected: int) -> FileIO:
         self._directory.require_volume()
@@ -56,18 +58,16 @@ class Staging:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return path.open("xb", buffering=0)
 
-    async def _discard(self, path: Path, opening: asyncio.Future[FileIO]) -> None:
-        """Also where the caller left while the file was being opened. A committed file is no longer at `path`."""
+    async def _discard(self, staged: LocalFile | None, path: Path, opening: asyncio.Future[FileIO]) -> None:
+        """Also where the caller left while the file was being opened. What was moved is no longer at `path`."""
         with contextlib.suppress(StorageFailure):
-            await self._directory.run("discard", _close_and_unlink, await opening, path)
+            file = await opening
+            work = staged.discard if staged is not None else partial(_close_and_unlink, file, path)
+            await self._directory.run("discard", work)
 
-    def finish(self, path: Path) -> None:
-        """Make a staged file complete and durable; once more is no harm. Blocks; raises OSError, KeyError."""
-        self._files[path].finish()
-
-    def let_go(self, path: Path) -> None:
-        """It has been moved to where it stays."""
-        self._files[path].committed = True
+    def file(self, path: Path) -> LocalFile:
+        """The staged file at a path, to be kept by who works on it: its caller may leave in the middle of that."""
+        return self._files[path]
 
 
 class LocalFile:
@@ -80,8 +80,11 @@ class LocalFile:
         self, path: Path, file: FileIO, threads: ThreadPoolExecutor, room: int, reserve: Callable[[int], None]
     ) -> None:
         self.path = path
-        self.committed = False
+        self.moved = False
+        """Whether it is where it stays."""
         self._file = file
+        self._lock = threading.Lock()
+        self._finished = self._discarded = False
         self._threads = threads
         self._room = room
         self._reserve = reserve
@@ -105,12 +108,21 @@ class LocalFile:
         await self._on_a_thread(self._empty)
 
     def finish(self) -> None:
-        """Write what is left, make the file durable and close it. Blocks; raises OSError."""
-        if self._file.closed:
-            return
-        self._write_pending()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Write what is left, make the file durable and close it; once more is no harm. Blocks; raises OSError."""
+        with self._lock:
+            if self._discarded:
+                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            if not self._finished:
+                self._write_pending()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                self._finished = True
+
+    def discard(self) -> None:
+        """Never in the middle of finishing: a file cut short must not pass for a whole one. Blocks; raises OSError."""
+        with self._lock:
+            self._discarded = True
+            _close_and_unlink(self._file, self.path)
 
     def _write_pending(self) -> None:
         views = [memoryview(data) for data in self._pending]
