@@ -49,6 +49,7 @@ async def test_every_tool_is_described_and_keeps_its_schema(era: str, sidecar: S
     assert all(tool.description and tool.annotations for tool in tools.values())
     destructive = {name for name, tool in tools.items() if tool.annotations and tool.annotations.destructive_hint}
     assert destructive == {"delete_image", "cancel_generation"}
+    assert {name for name, tool in tools.items() if tool.meta} == {"generate_image", "list_generated_images"}
 
 
 def test_every_argument_says_what_is_allowed() -> None:
