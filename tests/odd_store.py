@@ -50,6 +50,7 @@ class Odd:
         self.refused: set[str] = set()
         self.unreadable: set[str] = set()
         self.loses: set[str] = set()
+        self.undeletable: set[str] = set()
         self.puts: list[str] = []
         self.breaks_off = False
         self.is_a_web_page = False
@@ -70,6 +71,8 @@ class Odd:
         if request.method == "PUT":
             return await self._put(request, key, body)
         if request.method in ("DELETE", "POST"):
+            if any(part in key for part in self.undeletable):
+                return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
             for gone in [key, *re.findall(r"<Key>([^<]+)</Key>", body.decode())]:
                 self.kept.pop(gone, None)
                 self.deletions.append(gone)
@@ -81,8 +84,9 @@ class Odd:
             return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
         if key not in self.kept:
             return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
+        about = {"ETag": '"one"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
         mark = {"x-amz-meta-mark": self.marks[key]} if key in self.marks else {}
-        return web.Response(headers={"ETag": '"one"', **mark}, body=self.kept[key])
+        return web.Response(headers={**about, **mark}, body=self.kept[key])
 
     async def _put(self, request: web.Request, key: str, body: bytes) -> web.Response:
         self.puts.append(key)
