@@ -49,7 +49,7 @@ class Odd:
         self.headers: dict[str, str] = {}
         self.refused: set[str] = set()
         self.unreadable: set[str] = set()
-        self.loses: set[str] = set()
+        self.loses: set[str] = set()  # what is done and not acknowledged
         self.undeletable: set[str] = set()
         self.puts: list[str] = []
         self.breaks_off = False
@@ -101,7 +101,7 @@ class Odd:
         self.kept[key] = body
         self.marks[key] = request.headers.get("x-amz-meta-mark", "")
         if any(part in key for part in self.loses):
-            return web.Response(status=400, text="<Error><Code>RequestTimeout</Code></Error>")
+            return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
         return web.Response(headers={"ETag": '"one"', **self.headers})
 
     def _list(self, prefix: str) -> web.Response:
