@@ -17,11 +17,16 @@ class SidecarError(Exception):
 
     reason: ClassVar[str] = "error"
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        """`retry_after` is in seconds; None means that waiting alone will not help."""
+    def __init__(self, message: str, *, retry_after: float | None = None, detail: str | None = None) -> None:
+        """`retry_after` is in seconds; None means that waiting alone will not help.
+
+        `detail` is for the operator's eyes, in /readyz and the log: unlike the message it may name an endpoint or a
+        bucket. None: the message says it all.
+        """
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
+        self.detail = message if detail is None else detail
 
 
 class BadConfiguration(SidecarError):
@@ -161,6 +166,10 @@ class StorageFailure(SidecarError):
     """The store cannot take or give images at the moment."""
 
     reason = "storage_unavailable"
+
+
+class StoreAway(StorageFailure):
+    """The store is out of order for now and nothing is known to be configured wrongly; images are held until then."""
 
 
 class StorageFull(StorageFailure):

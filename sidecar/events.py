@@ -82,12 +82,13 @@ class JobTakenOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageOperation:
-    """One operation of a store. `outcome` is `ok` or an error's reason."""
+    """One operation of a store. `outcome` is `ok` or an error's reason; `detail` is what an operator wants to know."""
 
     backend: str
     operation: str
     outcome: str
     seconds: float
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,15 @@ class Spooled:
     """So many images wait on this pod for a store that is away."""
 
     images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageSeen:
+    """Whether the store could be written when it was last looked at."""
+
+    backend: str
+    writable: bool
+    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +141,7 @@ Event = (
     | JobTakenOver
     | StorageOperation
     | Spooled
+    | StorageSeen
     | StorageCounted
     | RuntimeSeen
     | Swept

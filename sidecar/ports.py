@@ -210,7 +210,7 @@ class Storage(Protocol):
         ...
 
     async def check(self) -> None:
-        """Prove that the store can be written. Raises StorageFailure."""
+        """Prove that the store can be written. Raises StorageFailure; StoreAway where images are held meanwhile."""
         ...
 
 

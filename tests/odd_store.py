@@ -45,8 +45,13 @@ class Odd:
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
+        self.marks: dict[str, str] = {}
         self.headers: dict[str, str] = {}
         self.refused: set[str] = set()
+        self.unreadable: set[str] = set()
+        self.loses: set[str] = set()  # what is done and not acknowledged
+        self.undeletable: set[str] = set()
+        self.puts: list[str] = []
         self.breaks_off = False
         self.is_a_web_page = False
         self.conflicts = 0
@@ -66,6 +71,8 @@ class Odd:
         if request.method == "PUT":
             return await self._put(request, key, body)
         if request.method in ("DELETE", "POST"):
+            if any(part in key for part in self.undeletable):
+                return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
             for gone in [key, *re.findall(r"<Key>([^<]+)</Key>", body.decode())]:
                 self.kept.pop(gone, None)
                 self.deletions.append(gone)
@@ -73,11 +80,16 @@ class Odd:
         if self.breaks_off:
             return await self._break_off(request)
         self.on_get.pop(key, lambda: None)()
+        if any(part in key for part in self.unreadable):
+            return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
         if key not in self.kept:
             return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
-        return web.Response(headers={"ETag": '"one"'}, body=self.kept[key])
+        about = {"ETag": '"one"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+        mark = {"x-amz-meta-mark": self.marks[key]} if key in self.marks else {}
+        return web.Response(headers={**about, **mark}, body=self.kept[key])
 
     async def _put(self, request: web.Request, key: str, body: bytes) -> web.Response:
+        self.puts.append(key)
         if not key.startswith("probe/"):
             self.asked.set()
             await self.going_on.wait()
@@ -87,6 +99,9 @@ class Odd:
             self.conflicts = max(0, self.conflicts - 1)
             return web.Response(status=412, text="<Error><Code>PreconditionFailed</Code></Error>")
         self.kept[key] = body
+        self.marks[key] = request.headers.get("x-amz-meta-mark", "")
+        if any(part in key for part in self.loses):
+            return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
         return web.Response(headers={"ETag": '"one"', **self.headers})
 
     def _list(self, prefix: str) -> web.Response:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp import web
+from mcp.shared.exceptions import MCPError
 
 from sidecar.config import read_settings
 from sidecar.core.readiness import StorageWatch
+from sidecar.domain import ImageId
 from sidecar.errors import ImageNotFound
 from sidecar.ports import SystemClock
 from sidecar.storages import keys
@@ -93,7 +96,7 @@ async def test_a_refusal_is_told_by_its_kind(
     assert words in await told({**s3, "S3_ENDPOINT_URL": await serving(aiohttp_server, refuse)}, tmp_path)
 
 
-@pytest.mark.parametrize("status", [200, 404, 403, 502])
+@pytest.mark.parametrize("status", [200, 404, 403])
 async def test_a_web_page_in_place_of_the_store_is_told(
     status: int, s3: dict[str, str], tmp_path: Path, aiohttp_server: Any
 ) -> None:
@@ -105,9 +108,56 @@ async def test_a_web_page_in_place_of_the_store_is_told(
     assert detail.startswith(f"What answers at {url} is not an S3 store") or (status, "403" in detail) == (403, True)
 
 
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_gateway_without_a_store_behind_it_is_told_from_a_wrong_address(
+    status: int, s3: dict[str, str], tmp_path: Path, aiohttp_server: Any
+) -> None:
+    async def out_of_order(_request: web.Request) -> web.Response:
+        return web.Response(status=status, text="<!doctype html><p>Come back later<br>", content_type="text/html")
+
+    url = await serving(aiohttp_server, out_of_order)
+    detail = await told({**s3, "S3_ENDPOINT_URL": url}, tmp_path)
+    assert detail.startswith(
+        (f"The image store at {url} is out of order ({status}", "The image store asks for patience")
+    )
+    assert detail.endswith("Finished images are held on this pod until it is back.")
+
+
 async def test_nobody_at_the_address_is_told(s3: dict[str, str], tmp_path: Path, unused_tcp_port: int) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}"
-    assert await told({**s3, "S3_ENDPOINT_URL": url}, tmp_path) == f"The image store cannot be reached at {url}."
+    assert await told({**s3, "S3_ENDPOINT_URL": url}, tmp_path) == (
+        f"The image store cannot be reached at {url}. Finished images are held on this pod until it is back."
+    )
+
+
+# --- what strangers are told ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trouble", ["S3_BUCKET", "S3_ENDPOINT_URL"])
+async def test_callers_are_told_neither_the_endpoint_nor_the_bucket_and_operators_are(
+    trouble: str, start_sidecar: StartSidecar, s3: dict[str, str], tmp_path: Path, unused_tcp_port: int
+) -> None:
+    wrong = {"S3_BUCKET": "no-such-bucket", "S3_ENDPOINT_URL": f"http://127.0.0.1:{unused_tcp_port}"}[trouble]
+    settings = {**s3, trouble: wrong}
+    with structlog.testing.capture_logs() as logs:
+        sidecar = await start_sidecar(**settings, SPOOL_PATH=str(tmp_path / "spool"))
+        image_id = str(ImageId.new(SystemClock().now()))
+        response, body = await sidecar.get(f"/images/{image_id}")
+        assert response.status == 503
+        answers = [body.decode(), str(await sidecar.generate())]
+        async with sidecar.client() as client:
+            answers.append(str(await client.call_tool("get_image_metadata", {"image_id": image_id})))
+            answers.append(str(await client.call_tool("delete_image", {"image_id": image_id})))
+            with pytest.raises(MCPError) as refused:
+                await client.read_resource(f"image://{image_id}")
+            answers.append(str(refused.value.error))
+        for told in answers:
+            assert settings["S3_BUCKET"] not in told
+            assert settings["S3_ENDPOINT_URL"].removeprefix("http://") not in told
+        async with asyncio.timeout(20):
+            while wrong not in (await sidecar.get("/readyz"))[1].decode():
+                await asyncio.sleep(0.02)
+    assert any(wrong in str(entry.get("detail")) for entry in logs if entry["event"] == "storage operation failed")
 
 
 # --- halves -----------------------------------------------------------------------------------------------------------
@@ -243,6 +293,61 @@ async def test_what_was_held_is_sent_after_a_restart(s3: dict[str, str], gate: G
         assert (await elsewhere.get(stored.record.image_id)).record == stored.record
 
 
+async def test_a_container_that_starts_while_the_store_is_away_is_ready_and_generates(
+    start_sidecar: StartSidecar, s3: dict[str, str], gate: Gate, tmp_path: Path
+) -> None:
+    settings = through(gate, s3, tmp_path / "spool")
+    await gate.shut()
+    async with store_of(settings, tmp_path) as before:
+        left = (await put(before, SystemClock().now())).record
+    sidecar = await start_sidecar(**settings)
+    await sidecar.until_ready()
+    _, body = await sidecar.get("/readyz")
+    check = json.loads(body)["checks"]["storage"]
+    assert (json.loads(body)["status"], check["status"]) == ("degraded", "degraded")
+    assert check["detail"] == (
+        f"The image store cannot be reached at {settings['S3_ENDPOINT_URL']}. Finished images are held on this pod "
+        "until it is back. Finished images waiting on this pod for the store: 1."
+    )
+    assert (await sidecar.get("/startupz"))[0].status == 200
+    assert await sidecar.metric('imagegen_storage_writable{backend="s3"}') == 0
+    image = await sidecar.made()
+    assert await sidecar.metric(SPOOLED) == 2
+    await gate.open()
+    await metric_becomes(sidecar, SPOOLED, 0)
+    await metric_becomes(sidecar, 'imagegen_storage_writable{backend="s3"}', 1)
+    async with store_of(s3, tmp_path / "elsewhere") as elsewhere:
+        for image_id in (left.image_id, ImageId(image["image_id"])):
+            assert (await elsewhere.get(image_id)).record.image_id == image_id
+
+
+async def test_a_container_that_starts_with_a_wrong_configuration_is_not_ready(
+    start_sidecar: StartSidecar, s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    sidecar = await start_sidecar(**s3, SPOOL_PATH=str(tmp_path / "spool"))
+    async with asyncio.timeout(20):
+        while "SignatureDoesNotMatch" not in (answer := await sidecar.get("/readyz"))[1].decode():
+            await asyncio.sleep(0.02)
+    assert answer[0].status == 503
+    assert (await sidecar.get("/startupz"))[0].status == 503
+
+
+async def test_a_container_whose_spool_cannot_be_read_is_not_ready_while_the_store_is_away(
+    start_sidecar: StartSidecar, s3: dict[str, str], gate: Gate, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    spool.write_text("in the way")
+    await gate.shut()
+    sidecar = await start_sidecar(**through(gate, s3, spool))
+    async with asyncio.timeout(20):
+        while "The spool (SPOOL_PATH)" not in (answer := await sidecar.get("/readyz"))[1].decode():
+            await asyncio.sleep(0.02)
+    assert answer[0].status == 503
+    spool.unlink()
+    await sidecar.until_ready()
+
+
 async def test_a_store_that_stalls_holds_nobody_for_longer_than_a_deadline(
     start_sidecar: StartSidecar, s3: dict[str, str], gate: Gate, tmp_path: Path
 ) -> None:
@@ -263,5 +368,5 @@ async def test_a_full_spool_refuses_before_the_runtime_is_asked(
     await gate.shut()
     assert not (await sidecar.generate(width=64, height=64)).is_error
     refused = await sidecar.generate(width=64, height=64)
-    assert (refused.is_error, "The image store is full" in refused.content[0].text) == (True, True)
+    assert (refused.is_error, "1 finished images wait on it" in refused.content[0].text) == (True, True)
     assert len(kserve.instances) == 1

@@ -63,3 +63,87 @@ async def test_a_key_that_is_not_there_is_not_deleted(odd: Odd, jobs: S3Jobs) ->
     odd.conflicts = 1
     assert await jobs.win_key(record) == record.job_id
     assert odd.deletions == []
+
+
+# --- what fails in the middle -----------------------------------------------------------------------------------------
+
+
+async def test_a_beginning_whose_look_fails_leaves_the_job_to_be_begun(odd: Odd, jobs: S3Jobs) -> None:
+    record = job()
+    await jobs.offer(record)
+    odd.unreadable = {"lease-2"}
+    with pytest.raises(StorageFailure):
+        await jobs.begin(lease(record))
+    odd.unreadable = set()
+    assert not (await jobs.read(record.job_id)).begun
+    assert await jobs.begin(lease(record))
+
+
+async def test_a_beginning_whose_answer_was_lost_leaves_the_job_to_be_begun(odd: Odd, jobs: S3Jobs) -> None:
+    record = job()
+    await jobs.offer(record)
+    odd.loses = {"begun"}
+    with pytest.raises(StorageFailure):
+        await jobs.begin(lease(record))
+    odd.loses = set()
+    assert await jobs.begin(lease(record))
+
+
+async def test_a_mark_that_cannot_be_taken_back_at_once_is_at_the_next_look(odd: Odd, jobs: S3Jobs) -> None:
+    record = job()
+    await jobs.offer(record)
+    odd.unreadable, odd.undeletable = {"lease-2"}, {"begun"}
+    with pytest.raises(StorageFailure):
+        await jobs.begin(lease(record))
+    odd.unreadable = odd.undeletable = set()
+    assert [stored.begun for stored in await jobs.unfinished()] == [False]
+    assert await jobs.begin(lease(record))
+
+
+async def test_a_mark_that_arrives_late_is_taken_back_at_the_next_look(odd: Odd, jobs: S3Jobs) -> None:
+    record = job()
+    await jobs.offer(record)
+    key = keys.begun_key(record.job_id)
+    odd.loses = {"begun"}
+    odd.on_get[key] = lambda: late.update({key: odd.kept.pop(key)})
+    late: dict[str, bytes] = {}
+    with pytest.raises(StorageFailure):
+        await jobs.begin(lease(record))
+    odd.loses = set()
+    odd.kept |= late
+    assert [stored.begun for stored in await jobs.unfinished()] == [False]
+
+
+async def test_the_mark_of_another_who_began_in_the_meantime_stays(odd: Odd, jobs: S3Jobs) -> None:
+    record = job()
+    await jobs.offer(record)
+    key = keys.begun_key(record.job_id)
+
+    def another_begins() -> None:
+        odd.marks[key] = "another's"
+
+    odd.loses = {"begun"}
+    odd.on_get[key] = another_begins
+    with pytest.raises(StorageFailure):
+        await jobs.begin(lease(record))
+    assert [stored.begun for stored in await jobs.unfinished()] == [True]
+    assert not await jobs.begin(lease(record, 1, "third"))
+
+
+async def test_a_key_whose_winning_was_not_answered_is_free(odd: Odd, jobs: S3Jobs) -> None:
+    first, second = job(key="a" * 64), job(key="a" * 64)
+    for record in (first, second):
+        await jobs.offer(record)
+    odd.loses = {"jobs/keys"}
+    with pytest.raises(StorageFailure):
+        await jobs.win_key(first)
+    odd.loses = set()
+    assert await jobs.key_holder("a" * 64) is None
+    assert await jobs.win_key(second) == second.job_id
+
+
+async def test_a_key_that_the_store_cannot_decide_on_is_told_as_one_to_try_again(odd: Odd, jobs: S3Jobs) -> None:
+    odd.conflicts = 1000
+    with pytest.raises(StorageFailure, match="Repeat the call with the same key") as told:
+        await jobs.win_key(job(key="a" * 64))
+    assert told.value.retry_after == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,10 @@ import structlog
 from sidecar.core.readiness import StorageWatch
 from sidecar.domain import ImageId
 from sidecar.edge import keys as app_keys
-from sidecar.errors import StorageFailure
-from sidecar.events import Crashed, Event
+from sidecar.errors import StorageFailure, StorageFull, StoreAway
+from sidecar.events import Crashed, Event, StorageSeen
 from sidecar.serving import Running, drain
 from sidecar.storages import keys
-from sidecar.storages.s3_errors import StoreAway
 from tests.conftest import StartSidecar
 from tests.odd_store import Hasty, Odd, at, odd, store_of
 from tests.storage_contract import PNG, HeldClock, bytes_of, put
@@ -95,7 +95,7 @@ async def test_readiness_goes_on_looking_after_a_failure_that_nobody_foresaw(odd
     async with store_of(at(odd), tmp_path) as store:
         watch = StorageWatch(store, Hasty(), seen.append)
         await watch.look()
-        assert (watch.check.status, [type(event) for event in seen]) == ("degraded", [Crashed])
+        assert (watch.check.status, [type(event) for event in seen]) == ("degraded", [Crashed, StorageSeen])
         odd.headers = {}
         await watch.look()
         assert watch.check.status == "ok"
@@ -216,3 +216,28 @@ async def test_an_image_that_was_sent_in_this_moment_comes_from_the_bucket(odd: 
         found = await store.get(stored.record.image_id)
         assert (found.path, found.record) == (None, stored.record)
         assert await bytes_of(store, stored) == PNG
+
+
+# --- room -------------------------------------------------------------------------------------------------------------
+
+
+async def test_without_a_bound_half_of_what_is_free_is_the_spool_s(odd: Odd, tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    async with store_of(at(odd), tmp_path) as store:
+        with store.reserve(int(0.4 * free)):
+            pass
+        with (
+            pytest.raises(StorageFull, match="no room for another image: 0 finished images wait"),
+            store.reserve(int(0.6 * free)),
+        ):
+            pass
+
+
+async def test_a_spool_that_could_not_be_written_at_the_start_is_bounded_once_it_can(odd: Odd, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.write_text("in the way")
+    async with store_of(at(odd), spool) as store:
+        spool.unlink()
+        await store.check()
+        with pytest.raises(StorageFull), store.reserve(shutil.disk_usage(tmp_path).free):
+            pass

@@ -184,7 +184,8 @@ VARIABLES: tuple[Variable, ...] = (
         allowed=parsers.SIZE_ALLOWED,
         unit="bytes",
         meaning="Bound of the file store; room is reserved before the runtime is called. Unset: the volume's own. "
-        "An emptyDir's sizeLimit must be larger. With s3 it bounds SPOOL_PATH.",
+        "An emptyDir's sizeLimit must be larger. With s3 it bounds SPOOL_PATH; unset: what waits there and half of "
+        "what is free on its volume at the start.",
     ),
     Variable(
         name="S3_BUCKET",

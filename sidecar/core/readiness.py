@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidecar.core.generation import Lane
-from sidecar.errors import INTERNAL, SidecarError
-from sidecar.events import Crashed, RuntimeSeen
+from sidecar.errors import INTERNAL, SidecarError, StoreAway
+from sidecar.events import Crashed, RuntimeSeen, StorageSeen
 from sidecar.ports import Clock, Observer, Readiness, Storage
 
 PROBE_SECONDS = 5.0
@@ -22,14 +22,14 @@ class Check:
 
 
 class StorageWatch:
-    """Whether the store can be written."""
+    """Whether the store can be written, or this pod holds images for one that is away."""
 
     def __init__(self, storage: Storage, clock: Clock, observer: Observer) -> None:
         self._storage = storage
         self._clock = clock
         self._observer = observer
         self.check = Check("unknown", "not yet tried")
-        self.was_writable = False
+        self.took_images = False
 
     async def run(self) -> None:
         while True:
@@ -40,13 +40,17 @@ class StorageWatch:
         try:
             await self._storage.check()
         except SidecarError as error:
-            self.check = Check("degraded", error.message + self._waiting)
+            self.check = Check("degraded", error.detail + self._waiting)
+            self.took_images = self.took_images or isinstance(error, StoreAway)
+            writable = False
         except Exception as error:  # whoever looks must go on looking
             self.check = Check("degraded", INTERNAL + self._waiting)
             self._observer(Crashed(what="the look at the store", error=error))
+            writable = False
         else:
             self.check = Check("degraded", self._waiting.strip()) if self._storage.held else Check("ok")
-            self.was_writable = True
+            self.took_images = writable = True
+        self._observer(StorageSeen(backend=self._storage.backend, writable=writable, detail=self.check.detail))
 
     @property
     def _waiting(self) -> str:
@@ -107,8 +111,8 @@ class Health:
 
     @property
     def started(self) -> bool:
-        """Whether the store was writable once and every runtime ready once."""
-        return self._storage.was_writable and all(watch.was_ready for watch in self._runtimes.values())
+        """Whether images could be taken once and every runtime was ready once."""
+        return self._storage.took_images and all(watch.was_ready for watch in self._runtimes.values())
 
     @property
     def ready(self) -> bool:

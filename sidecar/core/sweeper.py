@@ -42,7 +42,7 @@ class Sweeper:
             await self._delete_expired(counts)
             await self._tidy(counts)
         except SidecarError as error:
-            failure = error.message
+            failure = error.detail
             counts["errors"] += 1
         except Exception as error:
             failure = repr(error)

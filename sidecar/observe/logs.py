@@ -24,6 +24,7 @@ from sidecar.events import (
     PredictStarted,
     RuntimeSeen,
     StorageOperation,
+    StorageSeen,
     Swept,
 )
 from sidecar.spans import current_ids
@@ -99,6 +100,7 @@ class EventLog:
     def __init__(self) -> None:
         self._log = structlog.stdlib.get_logger("sidecar")
         self._runtime_ready: dict[str, bool] = {}
+        self._storage_writable: bool | None = None
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             GenerationEnded: self._on_generation_ended,
             PredictStarted: self._on_predict_started,
@@ -108,6 +110,7 @@ class EventLog:
             Crashed: self._on_crashed,
             JobTakenOver: self._on_job_taken_over,
             StorageOperation: self._on_storage_operation,
+            StorageSeen: self._on_storage_seen,
             RuntimeSeen: self._on_runtime_seen,
             Swept: self._on_swept,
         }
@@ -159,8 +162,20 @@ class EventLog:
     def _on_storage_operation(self, event: StorageOperation) -> None:
         if event.outcome not in ("ok", "image_not_found", "job_not_found", "invalid_request"):
             self._log.error(
-                "storage operation failed", operation=event.operation, outcome=event.outcome, backend=event.backend
+                "storage operation failed",
+                operation=event.operation,
+                outcome=event.outcome,
+                backend=event.backend,
+                detail=event.detail,
             )
+
+    def _on_storage_seen(self, event: StorageSeen) -> None:
+        if self._storage_writable != event.writable:
+            self._storage_writable = event.writable
+            if event.writable:
+                self._log.info("store can be written", backend=event.backend)
+            else:
+                self._log.error("store cannot be written", backend=event.backend, detail=event.detail)
 
     def _on_runtime_seen(self, event: RuntimeSeen) -> None:
         if self._runtime_ready.get(event.model) != event.ready:

@@ -26,6 +26,7 @@ from sidecar.events import (
     Spooled,
     StorageCounted,
     StorageOperation,
+    StorageSeen,
     Swept,
 )
 from sidecar.observe.exposition import Exposition, Family
@@ -86,6 +87,9 @@ class Metrics:
         self._storage_images = self._gauge("storage_images", "Images in the store at the last inventory.", "backend")
         self._storage_bytes = self._gauge("storage_bytes", "Bytes in the store at the last inventory.", "backend")
         self._spool_images = self._gauge("spool_images", "Images that wait on this pod for a store that is away.")
+        self._storage_writable = self._gauge(
+            "storage_writable", "1 when the store could be written at the last look.", "backend"
+        )
         self._runtime_ready = self._gauge("runtime_ready", "1 when the model's runtime is ready or busy.", "model")
         self._passes = self._counter("cleanup_passes", "Clean-up passes.", "outcome")
         self._deleted = self._counter("cleanup_deleted", "Expired images deleted by this process.")
@@ -112,6 +116,7 @@ class Metrics:
             StorageOperation: self._on_storage_operation,
             StorageCounted: self._on_storage_counted,
             Spooled: self._on_spooled,
+            StorageSeen: self._on_storage_seen,
             RuntimeSeen: self._on_runtime_seen,
             Swept: self._on_swept,
         }
@@ -156,6 +161,9 @@ class Metrics:
     def _on_spooled(self, event: Spooled) -> None:
         self._spool_images.of().set(event.images)
 
+    def _on_storage_seen(self, event: StorageSeen) -> None:
+        self._storage_writable.of(event.backend).set(event.writable)
+
     def _on_runtime_seen(self, event: RuntimeSeen) -> None:
         self._runtime_ready.of(event.model).set(event.ready)
 
@@ -180,6 +188,7 @@ class Metrics:
             self._runtime_ready.of(model)
         for metric in (self._stored_images, self._stored_bytes, self._storage_images, self._storage_bytes):
             metric.of(backend)
+        self._storage_writable.of(backend)
         for outcome in ("completed", "failed"):
             self._passes.of(outcome)
 

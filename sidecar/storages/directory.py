@@ -47,7 +47,7 @@ class Directory:
     async def run(self, operation: str, work: Callable[..., _T], *arguments: Any) -> _T:
         """Run `work` on a thread of the store, timed, bounded, its OSErrors translated."""
         started = time.perf_counter()
-        outcome = "ok"
+        outcome, detail = "ok", None
         try:
             async with asyncio.timeout(_DEADLINE_SECONDS):
                 return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
@@ -56,15 +56,17 @@ class Directory:
             raise StorageFailure("The image store does not answer at the moment.", retry_after=30) from error
         except OSError as error:
             failure = failure_of(error)
-            outcome = failure.reason
+            outcome, detail = failure.reason, failure.detail
             raise failure from error
         except SidecarError as error:
-            outcome = error.reason
+            outcome, detail = error.reason, error.detail
             raise
         finally:
             seconds = time.perf_counter() - started
             self._observer(
-                StorageOperation(backend=self.backend, operation=operation, outcome=outcome, seconds=seconds)
+                StorageOperation(
+                    backend=self.backend, operation=operation, outcome=outcome, seconds=seconds, detail=detail
+                )
             )
 
     def write(self, final: Path, data: bytes) -> None:

@@ -40,14 +40,20 @@ _IMAGE_EXTENSIONS = tuple(keys.extension(media_type) for media_type in ("image/p
 
 
 class FileStorage:
-    """The `Storage` port on a directory. `max_bytes` bounds it; None leaves that to the volume."""
+    """The `Storage` port on a directory. `max_bytes` bounds it; None leaves that to the volume.
+
+    With `free_share`, None stands for what it holds and that share of what is free when it is first found writable.
+    """
 
     backend = Directory.backend
 
-    def __init__(self, root: Path, *, max_bytes: int | None, clock: Clock, observer: Observer) -> None:
+    def __init__(
+        self, root: Path, *, max_bytes: int | None, free_share: float | None = None, clock: Clock, observer: Observer
+    ) -> None:
         self._root = root
         self._directory = Directory(root, observer)
         self._max_bytes = max_bytes
+        self._free_share = free_share
         self._clock = clock
         self._observer = observer
         self._inventory = ShardInventory(root)
@@ -311,3 +317,6 @@ class FileStorage:
 
     async def check(self) -> None:
         await self._directory.run("check", self._directory.check)
+        if self._max_bytes is None and self._free_share is not None:
+            inventory = await self.take_inventory(self._clock.now())
+            self._max_bytes = inventory.size_bytes + int(self._free_share * (inventory.free_bytes or 0))

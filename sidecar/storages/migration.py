@@ -53,7 +53,7 @@ class Migration:
                     report.copied += 1
             except SidecarError as error:
                 report.errors += 1
-                self.problems.append(f"{record.image_id}: {error.message}")
+                self.problems.append(f"{record.image_id}: {error.detail}")
         return report
 
     async def _is_there(self, record: ImageRecord) -> bool:

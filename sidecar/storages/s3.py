@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from weakref import WeakValueDictionary
 
 from sidecar.config import S3Settings, StorageSettings
 from sidecar.domain import (
@@ -31,8 +30,7 @@ from sidecar.domain import (
     StoredImage,
     owner_tag,
 )
-from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure
-from sidecar.events import Crashed, Spooled
+from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure, StorageFull, StoreAway
 from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, RecordFilter, StagedFile
 from sidecar.storages import keys, s3_links
 from sidecar.storages.disk import LEFTOVER_SECONDS
@@ -40,12 +38,13 @@ from sidecar.storages.file import FileStorage
 from sidecar.storages.recent import RecentImages
 from sidecar.storages.records import decode_record, encode_record
 from sidecar.storages.s3_bucket import BACKEND, Bucket, opened_bucket
-from sidecar.storages.s3_errors import StoreAway
 from sidecar.storages.s3_inventory import BucketInventory
 from sidecar.storages.s3_jobs import S3Jobs
+from sidecar.storages.s3_spool import WaitingImages, tell
 from sidecar.storages.undisturbed import to_its_end
 
-_SEND_AGAIN_SECONDS = 5.0
+_SPOOL_SHARE = 0.5
+"""Of what is free on the spool's volume: its bound where none was given."""
 _CLAIMS = "deleting/"
 _EXTENSIONS = ("png", "jpg", "webp")
 
@@ -60,21 +59,23 @@ async def opened_s3(
     """
     if settings.s3 is None:
         raise ValueError("no bucket was configured")
-    spool = FileStorage(settings.s3.spool, max_bytes=settings.max_bytes, clock=clock, observer=observer)
+    spool = FileStorage(
+        settings.s3.spool, max_bytes=settings.max_bytes, free_share=_SPOOL_SHARE, clock=clock, observer=observer
+    )
     async with spool.opened() as local, opened_bucket(settings.s3, clock, observer) as bucket:
         storage = S3Storage(bucket, local, settings, settings.s3, clock=clock, observer=observer)
         sending = []
         if sends:
             with contextlib.suppress(StorageFailure):  # asked again until it answers
-                await storage.recall_spooled()
-            sending.append(asyncio.create_task(storage.keep_sending()))
+                await storage.waiting.recall()
+            sending.append(asyncio.create_task(storage.waiting.keep_sending()))
         try:
             yield storage
         finally:
             for task in sending:
                 task.cancel()
             await asyncio.gather(*sending, return_exceptions=True)
-            if bucket.away is None:
+            if not bucket.away:
                 await bucket.forget_probe(storage.instance)
 
 
@@ -103,10 +104,8 @@ class S3Storage:
         self._observer = observer
         self._recent = RecentImages(clock)
         self._inventory = BucketInventory(bucket)
-        self._spooled: set[ImageId] = set()
-        self._recalled = False
-        self._locks: WeakValueDictionary[ImageId, asyncio.Lock] = WeakValueDictionary()
         self._was_writable = False
+        self.waiting = WaitingImages(spool, self.send, clock=clock, observer=observer)
 
     @property
     def jobs(self) -> S3Jobs:
@@ -115,9 +114,20 @@ class S3Storage:
 
     # --- an image on its way in ---------------------------------------------------------------------------------------
 
-    def reserve(self, size: int) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
         """Room on the local disk, where every image is staged and may have to wait."""
-        return self._spool.reserve(size)
+        with contextlib.ExitStack() as room:
+            try:
+                room.enter_context(self._spool.reserve(size))
+            except StorageFull as error:
+                raise StorageFull(
+                    f"This server has no room for another image: {self.held} finished images wait on it until the "
+                    "image store takes them. Try again later.",
+                    retry_after=error.retry_after,
+                    detail=f"The spool (SPOOL_PATH) is full, {self.held} images wait in it: {error.detail}",
+                ) from error
+            yield
 
     def stage(self, image_id: ImageId, expected: int) -> contextlib.AbstractAsyncContextManager[StagedFile]:
         return self._spool.stage(image_id, expected)
@@ -131,7 +141,7 @@ class S3Storage:
             await to_its_end(self._spool.finish(image.path))
             await self.send(image.path, record)
         except Exception as error:
-            self._tell("sending an image", error)
+            tell(self._observer, "sending an image", error)
             return await to_its_end(self._hold(image, record))
         except BaseException:
             with contextlib.suppress(StorageFailure):
@@ -142,17 +152,12 @@ class S3Storage:
         return stored
 
     async def _hold(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
-        waiting = await self._spool.commit(image, record)
-        self._note_spooled(record.image_id, waits=True)
-        return replace(waiting, held=True)
-
-    def _tell(self, what: str, error: Exception) -> None:
-        """A store in trouble is told of elsewhere; all else nobody has foreseen."""
-        if not isinstance(error, SidecarError):
-            self._observer(Crashed(what=what, error=error))
+        return await self.waiting.hold(image, record)
 
     async def send(self, file: Path, record: ImageRecord) -> None:
         """A local file with its place in the expiry index, then its record, from which on it is seen."""
+        if self._bucket.away:  # a small request finds out sooner than an upload whether the store is back
+            await self._bucket.check(self.instance, was_writable=False)
         image_key = keys.image_key(record.image_id, record.picture.media_type)
         about: dict[str, Any] = {
             "ContentType": record.picture.media_type,
@@ -168,62 +173,17 @@ class S3Storage:
                 raise outcome
         await self._bucket.put("commit", keys.record_key(record.image_id), encode_record(record))
 
-    # --- the spool ----------------------------------------------------------------------------------------------------
-
     @property
     def held(self) -> int:
-        return len(self._spooled)
-
-    def _note_spooled(self, image_id: ImageId, *, waits: bool) -> None:
-        (self._spooled.add if waits else self._spooled.discard)(image_id)
-        self._observer(Spooled(images=len(self._spooled)))
-
-    async def recall_spooled(self) -> None:
-        """What an earlier process could not send. Raises StorageFailure."""
-        if not self._recalled:
-            self._spooled |= {record.image_id for record in await self._spool.everything()}
-            self._recalled = True
-            self._observer(Spooled(images=len(self._spooled)))
-
-    async def keep_sending(self) -> None:
-        """Send what waits, until cancelled."""
-        while True:
-            try:
-                await self.recall_spooled()
-                await self.send_held()
-            except Exception as error:
-                self._tell("sending what waits", error)
-            await self._clock.sleep(_SEND_AGAIN_SECONDS)
+        return len(self.waiting)
 
     async def send_held(self) -> None:
-        """Everything that waits but for what cannot be sent, which the rest must not suffer from. Raises StoreAway."""
-        for image_id in sorted(self._spooled, key=str):
-            try:
-                async with self._alone_with(image_id):
-                    if image_id in self._spooled:
-                        await self._send_waiting(image_id)
-            except StoreAway:
-                raise
-            except Exception as error:
-                self._tell("sending what waits", error)
-
-    async def _send_waiting(self, image_id: ImageId) -> None:
-        """It waits until nothing is left of it here: what cannot be deleted is sent once more, which is no harm."""
-        with contextlib.suppress(ImageNotFound):  # its time was over before the store was back
-            stored = await self._spool.get(image_id)
-            if stored.path is not None:
-                await self.send(stored.path, stored.record)
-        await self._spool.delete(image_id)
-        self._note_spooled(image_id, waits=False)
-
-    def _alone_with(self, image_id: ImageId) -> asyncio.Lock:
-        """Held by whoever sends a waiting image or deletes it: what was deleted must not be sent after all."""
-        return self._locks.setdefault(image_id, asyncio.Lock())
+        await self.waiting.send_all()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, image_id: ImageId) -> StoredImage:
-        if image_id in self._spooled:
+        if image_id in self.waiting:
             with contextlib.suppress(ImageNotFound):  # unless it was sent in this moment
                 return replace(await self._spool.get(image_id), held=True)
         stored = self._recent.recall(image_id)
@@ -253,7 +213,7 @@ class S3Storage:
     async def stream(self, stored: StoredImage, start: int, length: int) -> AsyncGenerator[bytes]:
         record = stored.record
         sent = 0
-        if record.image_id in self._spooled:
+        if record.image_id in self.waiting:
             with contextlib.suppress(ImageNotFound):  # what was sent in this moment goes on from the bucket
                 async for piece in self._spool.stream(stored, start, length):
                     sent += len(piece)
@@ -271,7 +231,7 @@ class S3Storage:
             raise StorageFailure("The image store gave less of the image than there is of it.", retry_after=30)
 
     async def link(self, stored: StoredImage) -> Link | None:
-        if self._s3.delivery == "proxy" or stored.record.image_id in self._spooled:
+        if self._s3.delivery == "proxy" or stored.record.image_id in self.waiting:
             return None
         now = self._clock.now()
         link = s3_links.link(
@@ -291,12 +251,12 @@ class S3Storage:
         return None if self._s3.delivery == "proxy" else f"{parts.scheme}://{parts.netloc}"
 
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
-        if image_id in self._spooled:
+        if image_id in self.waiting:
             return await self._spool.thumbnail(image_id)
         return await self._bucket.get("get", keys.thumbnail_key(image_id))
 
     async def put_thumbnail(self, image_id: ImageId, data: bytes) -> None:
-        if image_id in self._spooled:
+        if image_id in self.waiting:
             await self._spool.put_thumbnail(image_id, data)
         else:
             await self._bucket.put("commit", keys.thumbnail_key(image_id), data, "image/webp")
@@ -353,9 +313,9 @@ class S3Storage:
     # --- deleting -----------------------------------------------------------------------------------------------------
 
     async def delete(self, image_id: ImageId) -> Deletion:
-        if image_id in self._spooled:
-            async with self._alone_with(image_id):
-                if image_id in self._spooled:
+        if image_id in self.waiting:
+            async with self.waiting.alone_with(image_id):
+                if image_id in self.waiting:
                     return await self._delete_waiting(image_id)
         return await self._delete_sent(image_id)
 
@@ -364,8 +324,7 @@ class S3Storage:
         expires = None
         with contextlib.suppress(ImageNotFound):
             expires = (await self._spool.get(image_id)).record.expires
-        deletion = await self._spool.delete(image_id)
-        self._note_spooled(image_id, waits=False)
+        deletion = await self.waiting.delete(image_id)
         with contextlib.suppress(StorageFailure):
             await self._remove([(image_id, keys.expiry_key(expires, image_id) if expires else None)], [])
         return deletion
@@ -438,12 +397,22 @@ class S3Storage:
         return await self._inventory.take(now)
 
     async def check(self) -> None:
-        """The bucket, and the spool, without which no image can be taken."""
-        problems = [
-            error for error in (await self._trouble_of_the_bucket(), await self._trouble_of_the_spool()) if error
-        ]
+        """The bucket, and the spool, without which no image can be taken.
+
+        Raises StoreAway where images are taken all the same, and StorageFailure where they are not.
+        """
+        bucket = await self._trouble_of_the_bucket()
+        spool = await self._trouble_of_the_spool(holds=isinstance(bucket, StoreAway))
+        if isinstance(bucket, StoreAway) and spool is None:
+            words = f"{bucket.detail} Finished images are held on this pod until it is back."
+            raise StoreAway(bucket.message, retry_after=bucket.retry_after, detail=words)
+        problems = [error for error in (bucket, spool) if error]
         if problems:
-            raise StorageFailure(" ".join(error.message for error in problems), retry_after=problems[0].retry_after)
+            raise StorageFailure(
+                problems[0].message,
+                retry_after=problems[0].retry_after,
+                detail=" ".join(error.detail for error in problems),
+            )
 
     async def _trouble_of_the_bucket(self) -> SidecarError | None:
         try:
@@ -454,11 +423,14 @@ class S3Storage:
         self._was_writable = True
         return None
 
-    async def _trouble_of_the_spool(self) -> SidecarError | None:
+    async def _trouble_of_the_spool(self, *, holds: bool) -> SidecarError | None:
         try:
             await self._spool.check()
+            if holds:
+                await self.waiting.recall()
         except SidecarError as error:
-            return StorageFailure(f"The spool (SPOOL_PATH): {error.message}", retry_after=error.retry_after)
+            detail = f"The spool (SPOOL_PATH): {error.detail}"
+            return StorageFailure(error.message, retry_after=error.retry_after, detail=detail)
         return None
 
 

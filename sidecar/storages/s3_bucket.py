@@ -1,7 +1,7 @@
 """One bucket through one client: each call under its own deadline, timed, its errors translated.
 
-What a store answers is believed only if it looks like S3, and a store that was found away is not asked again for some
-seconds, so that of many calls one waits and the others fail at once.
+What a store answers is believed only if it looks like S3, and a store that was found away is left alone for some
+seconds, so that of many calls one waits and the others fail at once (s3_circuit.py).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +30,8 @@ from sidecar.errors import SidecarError, StorageFailure
 from sidecar.events import StorageOperation
 from sidecar.ports import Clock, Observer
 from sidecar.storages.directory import failure_of as disk_failure_of
-from sidecar.storages.s3_errors import ABSENT, TROUBLES, NotS3, StoreAway, code_of, failure_of
+from sidecar.storages.s3_circuit import Circuit
+from sidecar.storages.s3_errors import ABSENT, TROUBLES, NotS3, Unreached, code_of, failure_of
 from sidecar.storages.s3_links import Signer
 
 _T = TypeVar("_T")
@@ -39,7 +40,6 @@ BACKEND = "s3"
 DEADLINE_SECONDS = 15.0
 """For a small call with its retries. An upload or a piece of a download has this and its own length's time."""
 _SLOWEST_BYTES_PER_SECOND = 256 * 1024
-_AWAY_SECONDS = 4.0  # less than between two looks of the readiness check, so that each of those really asks
 _DELETED_AT_ONCE = 1000
 _PIECE = 256 * 1024
 _CONFLICTS = 6
@@ -56,15 +56,17 @@ class Entry:
 
 
 @asynccontextmanager
-async def opened_bucket(settings: S3Settings, clock: Clock, observer: Observer) -> AsyncIterator[Bucket]:
-    """The bucket between start and stop, with one client for all of that time."""
+async def opened_bucket(
+    settings: S3Settings, clock: Clock, observer: Observer, *, deadline: float = DEADLINE_SECONDS
+) -> AsyncIterator[Bucket]:
+    """The bucket between start and stop, with one client for all of that time; `deadline` in seconds."""
     session = aioboto3.Session()
     config = AioConfig(
         s3={"addressing_style": settings.addressing_style},
         retries={"mode": "standard", "max_attempts": 4},
         max_pool_connections=settings.pool_size,
         connect_timeout=5,
-        read_timeout=DEADLINE_SECONDS,
+        read_timeout=deadline,
         request_checksum_calculation="when_required",  # not every store knows the newer trailing checksums
         response_checksum_validation="when_required",
     )
@@ -73,7 +75,7 @@ async def opened_bucket(settings: S3Settings, clock: Clock, observer: Observer) 
         events = client.meta.events
         events.unregister("before-call.s3", add_expect_header)  # a server that never says 100 holds a PUT for ever
         events.register("before-call.s3.DeleteObjects", _add_md5)
-        yield Bucket(client, session, settings, clock, observer)
+        yield Bucket(client, session, settings, clock=clock, observer=observer, deadline=deadline)
 
 
 def _add_md5(params: dict[str, Any], **_: Any) -> None:
@@ -85,7 +87,9 @@ def _add_md5(params: dict[str, Any], **_: Any) -> None:
 class Bucket:
     """Objects by keys that do not show the prefix. All methods raise StorageFailure."""
 
-    def __init__(self, client: Any, session: Any, settings: S3Settings, clock: Clock, observer: Observer) -> None:
+    def __init__(
+        self, client: Any, session: Any, settings: S3Settings, *, clock: Clock, observer: Observer, deadline: float
+    ) -> None:
         self.client = client
         self.region = str(client.meta.region_name)
         self._session = session
@@ -94,14 +98,14 @@ class Bucket:
         self.prefix = settings.prefix
         self._clock = clock
         self._observer = observer
-        self._away: tuple[float, StorageFailure] | None = None
+        self._deadline = deadline
+        self._circuit = Circuit(clock)
+        self._places = asyncio.Semaphore(settings.pool_size)
 
     @property
-    def away(self) -> StorageFailure | None:
-        """Why the store cannot be asked at the moment."""
-        if self._away is None or self._clock.monotonic() - self._away[0] > _AWAY_SECONDS:
-            return None
-        return self._away[1]
+    def away(self) -> bool:
+        """Whether the store did not answer when it was last asked."""
+        return not self._circuit.closed
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -115,17 +119,25 @@ class Bucket:
             opened = await asyncio.to_thread(file.open, "rb")
         except OSError as error:
             raise disk_failure_of(error) from error
-        deadline = DEADLINE_SECONDS + size / _SLOWEST_BYTES_PER_SECOND
+        deadline = self._deadline + size / _SLOWEST_BYTES_PER_SECOND
         with opened:
             await self.run(operation, lambda: self._put(key, Body=opened, ContentLength=size, **headers), deadline)
 
-    async def create_once(self, operation: str, key: str, data: bytes) -> bool:
+    async def create_once(self, operation: str, key: str, data: bytes, mark: str | None = None) -> bool:
         """Write an object unless it is there; whether it was us. Of many who try at once one succeeds.
 
         The object carries a mark of this very call, because the answer to a PUT that was made may be lost, and the one
-        that is sent again then finds itself.
+        that is sent again then finds itself. A caller who may want to take it back gives the mark.
         """
-        return await self.run(operation, lambda: self._create_once(key, data, secrets.token_hex(8)))
+        return await self.run(operation, lambda: self._create_once(key, data, mark or secrets.token_hex(8)))
+
+    async def take_back(self, operation: str, key: str, mark: str) -> bool:
+        """Delete what `create_once` made under this mark and nobody else's; whether it was there."""
+        found = await self.head(operation, key)
+        if found is None or found["Metadata"].get("mark") != mark:
+            return False
+        await self.delete(operation, [key])
+        return True
 
     async def _create_once(self, key: str, data: bytes, mark: str) -> bool:
         attempts = AsyncRetrying(
@@ -213,11 +225,14 @@ class Bucket:
     async def stream(self, operation: str, key: str, start: int, length: int) -> AsyncGenerator[bytes]:
         """Part of an object in pieces, each within its own deadline; none at all where the object is gone."""
         part = {"Key": self.prefix + key, "Range": f"bytes={start}-{start + length - 1}"}
-        answer = await self.run(operation, lambda: self._get_object(**part))
-        if answer is None:
-            return
-        async with answer["Body"] as response:
-            while piece := await self._asked(lambda: response.content.read(_PIECE), DEADLINE_SECONDS):
+        async with contextlib.AsyncExitStack() as stack:
+            with self._noted(operation):
+                await stack.enter_async_context(self._place())
+                answer = await self._admitted(lambda: self._get_object(**part), self._deadline)
+            if answer is None:
+                return
+            response = await stack.enter_async_context(answer["Body"])
+            while piece := await self._asked(lambda: response.content.read(_PIECE), self._deadline):
                 yield piece
 
     async def entries(self, operation: str, prefix: str, *, after: str = "", page: int = 1000) -> AsyncIterator[Entry]:
@@ -241,8 +256,10 @@ class Bucket:
         return answer
 
     async def signer(self) -> Signer:
-        """The credentials of now, for URLs that others follow."""
-        return await self.run("sign", self._signer)
+        """The credentials of now, for URLs that others follow. Nobody is led to a store that is away."""
+        with self._noted("sign"):
+            self._circuit.require(closed=True)
+            return await self._bounded(self._signer, self._deadline)
 
     async def _signer(self) -> Signer:
         credentials = await self._session.get_credentials()
@@ -253,32 +270,68 @@ class Bucket:
 
     # --- every call ---------------------------------------------------------------------------------------------------
 
-    async def run(self, operation: str, call: Callable[[], Awaitable[_T]], deadline: float = DEADLINE_SECONDS) -> _T:
-        """One call, bounded, timed, its errors translated."""
+    async def run(self, operation: str, call: Callable[[], Awaitable[_T]], deadline: float | None = None) -> _T:
+        """One call, bounded, timed, its errors translated. `deadline` in seconds, None for that of a small call."""
+        with self._noted(operation):
+            async with self._place():
+                return await self._admitted(call, deadline or self._deadline)
+
+    @contextmanager
+    def _noted(self, operation: str) -> Iterator[None]:
         started = time.perf_counter()
-        outcome = "ok"
+        outcome, detail = "ok", None
         try:
-            if operation != "check" and (away := self.away) is not None:
-                raise StoreAway(away.message, retry_after=away.retry_after)
-            return await self._asked(call, deadline)
+            yield
         except SidecarError as error:
-            outcome = error.reason
+            outcome, detail = error.reason, error.detail
             raise
         finally:
             seconds = time.perf_counter() - started
-            self._observer(StorageOperation(backend=BACKEND, operation=operation, outcome=outcome, seconds=seconds))
+            self._observer(
+                StorageOperation(backend=BACKEND, operation=operation, outcome=outcome, seconds=seconds, detail=detail)
+            )
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """One of the pool's connections, waited for here: the client's own wait looks like the store's silence."""
+        self._circuit.require()
+        try:
+            async with asyncio.timeout(self._deadline):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise StorageFailure(
+                "This server has more to do with the image store than it can at once.",
+                retry_after=self._deadline,
+                detail="All connections to the image store are busy: look at S3_POOL_SIZE.",
+            ) from error
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _admitted(self, call: Callable[[], Awaitable[_T]], deadline: float) -> _T:
+        with self._circuit.call():
+            return await self._asked(call, deadline)
 
     async def _asked(self, call: Callable[[], Awaitable[_T]], deadline: float) -> _T:
         try:
-            async with asyncio.timeout(deadline):
-                answer = await call()
-        except TROUBLES as error:
-            failure = failure_of(error, bucket=self.name, endpoint=self.endpoint)
-            if isinstance(failure, StoreAway):
-                self._away = (self._clock.monotonic(), failure)
-            raise failure from error
-        self._away = None
+            answer = await self._bounded(call, deadline)
+        except Unreached as failure:
+            self._circuit.failed(failure)
+            raise
+        except StorageFailure as failure:
+            if isinstance(failure.__cause__, ClientError):
+                self._circuit.answered()
+            raise
+        self._circuit.answered()
         return answer
+
+    async def _bounded(self, call: Callable[[], Awaitable[_T]], deadline: float) -> _T:
+        try:
+            async with asyncio.timeout(deadline):
+                return await call()
+        except TROUBLES as error:
+            raise failure_of(error, bucket=self.name, endpoint=self.endpoint) from error
 
     async def check(self, instance: str, *, was_writable: bool) -> None:
         """Prove that the bucket can be written; once proved, reading is enough and costs a tenth."""

@@ -18,7 +18,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from sidecar.errors import StorageFailure, bounded
+from sidecar.errors import StorageFailure, StoreAway, bounded
 
 RETRY_SECONDS = 30.0
 ABSENT = frozenset({"NoSuchKey", "404"})
@@ -27,6 +27,7 @@ _BAD_CREDENTIALS = frozenset(
 )
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
 _BUSY = frozenset({"SlowDown", "ServiceUnavailable", "503", "Throttling", "RequestLimitExceeded"})
+_GATEWAY = frozenset({502, 503, 504})  # not 500, which botocore makes of a 200 that is no XML
 _BROKEN = (EndpointConnectionError, ConnectionClosedError, HTTPClientError, aiohttp.ClientError, OSError)
 
 
@@ -38,8 +39,12 @@ TROUBLES = (BotoCoreError, ClientError, ResponseParserError, NotS3, aiohttp.Clie
 """What `failure_of` knows the meaning of. A TimeoutError is an OSError."""
 
 
-class StoreAway(StorageFailure):
-    """The store cannot be reached or does not answer; what is asked of it soon would wait in vain."""
+class Unreached(StoreAway):
+    """The store cannot be reached; what is asked of it soon would wait in vain."""
+
+
+class Silent(Unreached):
+    """No answer came in time: from a store that is away, or to more than was sent at once."""
 
 
 def code_of(error: ClientError) -> str:
@@ -47,19 +52,20 @@ def code_of(error: ClientError) -> str:
 
 
 def failure_of(error: Exception, *, bucket: str, endpoint: str) -> StorageFailure:
-    """What a caller is told; `endpoint` is the store's address."""
+    """What a caller is told and, as the detail, what an operator is; `endpoint` is the store's address."""
     if isinstance(error, ClientError):
         return _answered(error, bucket, endpoint)
     if isinstance(error, NotS3 | ResponseParserError):
-        return _failure(f"What answers at {endpoint} is not an S3 store: look at S3_ENDPOINT_URL.")
+        return _misconfigured(f"What answers at {endpoint} is not an S3 store: look at S3_ENDPOINT_URL.")
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
         return _failure("There are no credentials for the image store: the standard AWS ways have none to give.")
     if isinstance(error, TimeoutError | ConnectTimeoutError | ReadTimeoutError):
-        return StoreAway(f"The image store at {endpoint} does not answer.", retry_after=RETRY_SECONDS)
+        return _away(Silent, "The image store does not answer.", f"The image store at {endpoint} does not answer.")
     if isinstance(error, SSLError):
-        return _failure(f"The image store at {endpoint} is not trusted: look at AWS_CA_BUNDLE.")
+        return _misconfigured(f"The image store at {endpoint} is not trusted: look at AWS_CA_BUNDLE.")
     if isinstance(error, _BROKEN):
-        return StoreAway(f"The image store cannot be reached at {endpoint}.", retry_after=RETRY_SECONDS)
+        detail = f"The image store cannot be reached at {endpoint}."
+        return _away(Unreached, "The image store cannot be reached.", detail)
     if isinstance(error, BotoCoreError):
         return _failure(f"The image store cannot be used ({bounded(type(error).__name__, 60)}).")
     raise error
@@ -69,19 +75,31 @@ def _answered(error: ClientError, bucket: str, endpoint: str) -> StorageFailure:
     code = code_of(error)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "NoSuchBucket":
-        return _failure(f"There is no bucket {bucket!r} at {endpoint}: create it, or look at S3_BUCKET.")
+        return _misconfigured(f"There is no bucket {bucket!r} at {endpoint}: create it, or look at S3_BUCKET.")
     if code in _SKEWED:
         return _failure("The image store refuses this machine's clock: it differs too much from the store's own.")
     if code in _BAD_CREDENTIALS:
         return _failure(f"The image store does not accept the credentials ({code}).")
     if code in _BUSY:
-        return _failure("The image store asks for patience: it is answering too many others.")
+        return _away(StoreAway, "The image store asks for patience: it is answering too many others.")
     if status == 403:
-        return _failure(f"The image store forbids this use of bucket {bucket!r} (403): the credentials lack a right.")
+        detail = f"The image store forbids this use of bucket {bucket!r} (403): the credentials lack a right."
+        return _misconfigured(detail)
+    if status in _GATEWAY or (status >= 500 and not code.isdigit()):
+        detail = f"The image store at {endpoint} is out of order ({status} {bounded(code, 60)})."
+        return _away(StoreAway, "The image store is out of order.", detail)
     if code.isdigit() or not code:  # S3 gives its errors names
-        return _failure(f"What answers at {endpoint} is not an S3 store ({status}): look at S3_ENDPOINT_URL.")
+        return _misconfigured(f"What answers at {endpoint} is not an S3 store ({status}): look at S3_ENDPOINT_URL.")
     return _failure(f"The image store cannot do it ({status} {bounded(code, 60)}).")
 
 
-def _failure(message: str) -> StorageFailure:
-    return StorageFailure(message, retry_after=RETRY_SECONDS)
+def _failure(message: str, detail: str | None = None) -> StorageFailure:
+    return StorageFailure(message, retry_after=RETRY_SECONDS, detail=detail)
+
+
+def _misconfigured(detail: str) -> StorageFailure:
+    return _failure("The image store cannot be used as it is set up; this server's log and /readyz say why.", detail)
+
+
+def _away(kind: type[StoreAway], message: str, detail: str | None = None) -> StoreAway:
+    return kind(message, retry_after=RETRY_SECONDS, detail=detail)

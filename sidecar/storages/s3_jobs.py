@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -36,6 +39,7 @@ class S3Jobs:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._read_before: dict[str, tuple[str, bytes]] = {}
+        self._regretted: dict[str, str] = {}
 
     # --- one job ------------------------------------------------------------------------------------------------------
 
@@ -46,19 +50,48 @@ class S3Jobs:
         await self._remove_open("withdraw", job_id, 1)
 
     async def win_key(self, record: JobRecord) -> JobId:
+        """One that fails has not won: what it may have written is taken back, and its job must not be begun."""
         key = keys.idempotency_key(record.key_digest or "")
-        for _ in range(_TRIES):
-            if await self._bucket.create_once("win_key", key, encode_key(record.job_id)):
-                return record.job_id
-            data = await self._bucket.get("win_key", key)
-            if data is None:
-                continue  # given up in this moment; somebody may be winning it by now
-            holder = _holder_in(data)
-            if holder is not None and await self._lives(holder, record.created):
-                return holder
-            if await self._bucket.get("win_key", key) == data:  # S3 has no delete that depends on the content
-                await self._bucket.delete("win_key", [key])
-        raise StorageFailure("The image store could not decide between several writers.", retry_after=1)
+        async with self._taken_back_on_failure("win_key", key) as mark:
+            for _ in range(_TRIES):
+                if await self._bucket.create_once("win_key", key, encode_key(record.job_id), mark):
+                    return record.job_id
+                data = await self._bucket.get("win_key", key)
+                if data is None:
+                    continue  # given up in this moment; somebody may be winning it by now
+                holder = _holder_in(data)
+                if holder is not None and await self._lives(holder, record.created):
+                    return holder
+                if await self._bucket.get("win_key", key) == data:  # S3 has no delete that depends on the content
+                    await self._bucket.delete("win_key", [key])
+            raise StorageFailure(
+                "The image store has not decided between several calls with this idempotency key. Repeat the call with "
+                "the same key.",
+                retry_after=1,
+            )
+
+    @asynccontextmanager
+    async def _taken_back_on_failure(self, operation: str, key: str) -> AsyncIterator[str]:
+        """The mark to create `key` with. When the context fails, what carries it goes, at once or at a later look.
+
+        A PUT whose answer was lost may have been made, or be made yet; its mark tells it from everybody else's. A look
+        that finds nothing at once may have come too early for it, so `unfinished` looks once more.
+        """
+        mark = secrets.token_hex(8)
+        try:
+            yield mark
+        except BaseException:
+            self._regretted[key] = mark
+            with contextlib.suppress(StorageFailure):
+                if await self._bucket.take_back(operation, key, mark):
+                    del self._regretted[key]
+            raise
+
+    async def _take_back_regretted(self) -> None:
+        """Raises StorageFailure; then what is left is for the next time."""
+        for key, mark in list(self._regretted.items()):
+            await self._bucket.take_back("list", key, mark)
+            self._regretted.pop(key, None)
 
     async def key_holder(self, key_digest: str) -> JobId | None:
         data = await self._bucket.get("key_holder", keys.idempotency_key(key_digest))
@@ -93,14 +126,18 @@ class S3Jobs:
         return True
 
     async def begin(self, lease: Lease) -> bool:
-        """First the mark, then a look: a job that has ended, was withdrawn or was claimed anew cannot begin."""
-        mark = keys.begun_key(lease.job_id)
-        if not await self._bucket.create_once("begin", mark, encode_lease(lease)):
+        """First the mark, then a look: a job that has ended, was withdrawn or was claimed anew cannot begin.
+
+        One that fails has not begun it: whoever called must not ask the runtime, and the mark is taken back.
+        """
+        key = keys.begun_key(lease.job_id)
+        async with self._taken_back_on_failure("begin", key) as mark:
+            if not await self._bucket.create_once("begin", key, encode_lease(lease), mark):
+                return False
+            if await self._is_current("begin", lease):
+                return True
+            await self._bucket.delete("begin", [key])
             return False
-        if await self._is_current("begin", lease):
-            return True
-        await self._bucket.delete("begin", [mark])
-        return False
 
     async def _is_current(self, operation: str, lease: Lease) -> bool:
         """Whether the job is there and nobody has claimed it after this lease."""
@@ -156,6 +193,7 @@ class S3Jobs:
 
     async def unfinished(self) -> list[StoredJob]:
         """What has not changed since the last look is not read again."""
+        await self._take_back_regretted()
         entries = [entry async for entry in self._bucket.entries("list", f"{keys.OPEN_JOBS}/")]
         listed = {entry.key for entry in entries}
         self._read_before = {key: known for key, known in self._read_before.items() if key in listed}

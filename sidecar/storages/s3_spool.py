@@ -1,0 +1,106 @@
+"""Images that wait on this pod for a bucket that is away, in a directory store, and are sent when it is back.
+
+What an earlier process of the pod could not send is recalled and sent as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from sidecar.domain import Deletion, GeneratedImage, ImageId, ImageRecord, StoredImage
+from sidecar.errors import ImageNotFound, SidecarError, StoreAway
+from sidecar.events import Crashed, Spooled
+from sidecar.ports import Clock, Observer
+from sidecar.storages.file import FileStorage
+
+_SEND_AGAIN_SECONDS = 5.0
+
+Send = Callable[[Path, ImageRecord], Awaitable[None]]
+"""How a local file gets to where it stays."""
+
+
+class WaitingImages:
+    """Those in `files` that `send` has not brought away yet."""
+
+    def __init__(self, files: FileStorage, send: Send, *, clock: Clock, observer: Observer) -> None:
+        self._files = files
+        self._send = send
+        self._clock = clock
+        self._observer = observer
+        self._waiting: set[ImageId] = set()
+        self._locks: WeakValueDictionary[ImageId, asyncio.Lock] = WeakValueDictionary()
+        self._recalled = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, image_id: ImageId) -> bool:
+        return image_id in self._waiting
+
+    async def hold(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
+        """Keep a staged image until it is sent. Raises StorageFailure."""
+        waiting = await self._files.commit(image, record)
+        self._note(record.image_id, waits=True)
+        return replace(waiting, held=True)
+
+    def _note(self, image_id: ImageId, *, waits: bool) -> None:
+        (self._waiting.add if waits else self._waiting.discard)(image_id)
+        self._observer(Spooled(images=len(self._waiting)))
+
+    def alone_with(self, image_id: ImageId) -> asyncio.Lock:
+        """Held by whoever sends a waiting image or deletes it: what was deleted must not be sent after all."""
+        return self._locks.setdefault(image_id, asyncio.Lock())
+
+    async def delete(self, image_id: ImageId) -> Deletion:
+        """Raises StorageFailure; then the image waits as before."""
+        deletion = await self._files.delete(image_id)
+        self._note(image_id, waits=False)
+        return deletion
+
+    async def recall(self) -> None:
+        """What an earlier process could not send. Raises StorageFailure."""
+        if not self._recalled:
+            self._waiting |= {record.image_id for record in await self._files.everything()}
+            self._recalled = True
+            self._observer(Spooled(images=len(self._waiting)))
+
+    async def keep_sending(self) -> None:
+        """Send what waits, until cancelled."""
+        while True:
+            try:
+                await self.recall()
+                await self.send_all()
+            except Exception as error:
+                tell(self._observer, "sending what waits", error)
+            await self._clock.sleep(_SEND_AGAIN_SECONDS)
+
+    async def send_all(self) -> None:
+        """Everything that waits but for what cannot be sent, which the rest must not suffer from. Raises StoreAway."""
+        for image_id in sorted(self._waiting, key=str):
+            try:
+                async with self.alone_with(image_id):
+                    if image_id in self._waiting:
+                        await self._send_one(image_id)
+            except StoreAway:
+                raise
+            except Exception as error:
+                tell(self._observer, "sending what waits", error)
+
+    async def _send_one(self, image_id: ImageId) -> None:
+        """It waits until nothing is left of it here: what cannot be deleted is sent once more, which is no harm."""
+        with contextlib.suppress(ImageNotFound):  # its time was over before the store was back
+            stored = await self._files.get(image_id)
+            if stored.path is not None:
+                await self._send(stored.path, stored.record)
+        await self.delete(image_id)
+
+
+def tell(observer: Observer, what: str, error: Exception) -> None:
+    """A store in trouble is told of elsewhere; all else nobody has foreseen."""
+    if not isinstance(error, SidecarError):
+        observer(Crashed(what=what, error=error))
