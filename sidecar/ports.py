@@ -173,6 +173,10 @@ class Storage(Protocol):
         """The origin of every link, None where there are none."""
         ...
 
+    def at_hand(self, image_id: ImageId) -> Path | None:
+        """The local file of an image that was sent a moment ago and has no thumbnail yet; it may go at any time."""
+        ...
+
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
         """The stored thumbnail, or None if nobody has asked for one yet."""
         ...

@@ -52,6 +52,7 @@ class Odd:
         self.conflicts = 0
         self.deletions: list[str] = []
         self.on_get: dict[str, Callable[[], object]] = {}
+        self.on_kept: Callable[[str], object] = lambda key: None
         self.going_on = asyncio.Event()
         self.going_on.set()
         self.asked = asyncio.Event()
@@ -87,6 +88,7 @@ class Odd:
             self.conflicts = max(0, self.conflicts - 1)
             return web.Response(status=412, text="<Error><Code>PreconditionFailed</Code></Error>")
         self.kept[key] = body
+        self.on_kept(key)
         return web.Response(headers={"ETag": '"one"', **self.headers})
 
     def _list(self, prefix: str) -> web.Response:

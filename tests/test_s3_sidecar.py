@@ -43,7 +43,7 @@ async def test_an_image_goes_its_whole_way_through_the_bucket(sidecar: Sidecar, 
     assert (response.status, response.headers["Content-Type"], small[8:12]) == (200, "image/webp", b"WEBP")
     full = await sidecar.generate(result="full", width=64, height=64)
     assert [block.type for block in full.content] == ["text", "resource_link", "image"]
-    assert not [name for name in sidecar.stored() if not name.startswith("staging/")]
+    assert not [name for name in sidecar.stored() if "/staging/" not in name]
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------
@@ -100,16 +100,18 @@ async def settled(on_the_way: Toll) -> None:
     on_the_way.passed.clear()
 
 
-async def test_a_generation_that_starts_at_once_costs_five_puts_and_reads_nothing(
-    start_sidecar: StartSidecar, s3: dict[str, str], aiohttp_server: Any
+@pytest.mark.parametrize(("result", "puts"), [("link", 5), ("thumbnail", 6), ("full", 5)])
+async def test_a_generation_that_starts_at_once_costs_five_puts_a_preview_one_more_and_nothing_is_read(
+    result: str, puts: int, start_sidecar: StartSidecar, s3: dict[str, str], aiohttp_server: Any
 ) -> None:
     async with toll(aiohttp_server, s3) as (on_the_way, settings):
         sidecar = await start_sidecar(**settings)
         await settled(on_the_way)
-        await sidecar.made()
+        made = await sidecar.generate(result=result, width=64, height=64)
         await sidecar.service.drained()
+        assert [block.type for block in made.content][2:] == ([] if result == "link" else ["image"])
         on_the_way.passed = [(kind, path) for kind, path in on_the_way.passed if "probe/" not in path]
-        assert on_the_way.counts("PUT", "LIST", "GET", "HEAD") == [5, 0, 0, 0]
+        assert on_the_way.counts("PUT", "LIST", "GET", "HEAD") == [puts, 0, 0, 0]
 
 
 async def test_the_newest_fifty_cost_one_listing_however_many_there_are(

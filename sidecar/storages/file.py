@@ -124,6 +124,10 @@ class FileStorage:
         """Make a staged file complete, for somebody who takes its bytes elsewhere."""
         await self._directory.run("stage", self.staging.file(path).finish)
 
+    async def discard(self, file: LocalFile) -> None:
+        """Remove a staged file that somebody has taken over."""
+        await self._directory.run("discard", file.discard)
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, image_id: ImageId) -> StoredImage:
@@ -168,6 +172,9 @@ class FileStorage:
 
     @property
     def link_origin(self) -> str | None:
+        return None
+
+    def at_hand(self, image_id: ImageId) -> Path | None:
         return None
 
     async def thumbnail(self, image_id: ImageId) -> bytes | None:

@@ -37,6 +37,7 @@ from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer,
 from sidecar.storages import keys, s3_links
 from sidecar.storages.disk import LEFTOVER_SECONDS
 from sidecar.storages.file import FileStorage
+from sidecar.storages.just_sent import JustSent
 from sidecar.storages.recent import RecentImages
 from sidecar.storages.records import decode_record, encode_record
 from sidecar.storages.s3_bucket import BACKEND, Bucket, opened_bucket
@@ -74,6 +75,7 @@ async def opened_s3(
             for task in sending:
                 task.cancel()
             await asyncio.gather(*sending, return_exceptions=True)
+            await storage.just_sent.close()
             if bucket.away is None:
                 await bucket.forget_probe(storage.instance)
 
@@ -94,6 +96,7 @@ class S3Storage:
         observer: Observer,
     ) -> None:
         self.instance = secrets.token_hex(6)
+        self.just_sent = JustSent(clock, spool.discard)
         self._bucket = bucket
         self._spool = spool
         self._s3 = s3
@@ -139,6 +142,7 @@ class S3Storage:
             raise
         stored = StoredImage(record=record)
         self._recent.remember(stored)
+        self.just_sent.keep(record.image_id, self._spool.staging.file(image.path), image.size_bytes)
         return stored
 
     async def _hold(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
@@ -290,6 +294,9 @@ class S3Storage:
         parts = urlsplit(self._base_url)
         return None if self._s3.delivery == "proxy" else f"{parts.scheme}://{parts.netloc}"
 
+    def at_hand(self, image_id: ImageId) -> Path | None:
+        return self.just_sent.path(image_id)
+
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
         if image_id in self._spooled:
             return await self._spool.thumbnail(image_id)
@@ -300,6 +307,7 @@ class S3Storage:
             await self._spool.put_thumbnail(image_id, data)
         else:
             await self._bucket.put("commit", keys.thumbnail_key(image_id), data, "image/webp")
+            self.just_sent.drop(image_id)
 
     async def page(
         self, owner: str, *, limit: int, cursor: str | None = None, matches: RecordFilter | None = None
@@ -407,6 +415,7 @@ class S3Storage:
         """The records first: from then on nobody sees the images. The claims last, when nothing is left to claim."""
         for image_id, _ in images:
             self._recent.forget(image_id)
+            self.just_sent.drop(image_id)
         await self._bucket.delete("delete", [keys.record_key(image_id) for image_id, _ in images])
         rest = [key for image_id, expiry_key in images for key in _keys_besides(image_id, expiry_key)]
         await self._bucket.delete("delete", rest)
