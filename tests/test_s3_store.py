@@ -15,6 +15,7 @@ import pytest
 
 from sidecar.config import StorageSettings, read_settings
 from sidecar.core.sweeper import Sweeper
+from sidecar.errors import ImageNotFound, StorageFailure
 from sidecar.storages import keys
 from sidecar.storages.file import FileStorage
 from sidecar.storages.s3 import S3Storage, opened_s3
@@ -44,6 +45,26 @@ async def store(s3: dict[str, str], tmp_path: Path, clock: HeldClock) -> AsyncIt
 
 class TestS3Storage(StorageContract):
     """The S3 store keeps the contract."""
+
+
+# --- what is sent is what was made ------------------------------------------------------------------------------------
+
+
+async def test_the_store_takes_an_image_by_its_digest_and_refuses_one_that_has_changed_on_disk(
+    store: S3Storage, clock: HeldClock, tmp_path: Path
+) -> None:
+    record = (await put(store, clock.now())).record
+    file = tmp_path / "image.png"
+    file.write_bytes(PNG)
+    await store.delete(record.image_id)
+    await store.send(file, record)
+    assert await bytes_of(store, await store.get(record.image_id)) == PNG
+    await store.delete(record.image_id)
+    file.write_bytes(PNG[:-1] + b"?")
+    with pytest.raises(StorageFailure, match="not what its digest says"):
+        await store.send(file, record)
+    with pytest.raises(ImageNotFound):
+        await store.get(record.image_id)
 
 
 # --- the sweeper ------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from sidecar.ports import Clock, Observer
 from sidecar.storages.directory import failure_of as disk_failure_of
 from sidecar.storages.s3_errors import ABSENT, TROUBLES, NotS3, StoreAway, code_of, failure_of
 from sidecar.storages.s3_links import Signer
+from sidecar.storages.s3_signing import choose_signer
 
 _T = TypeVar("_T")
 
@@ -73,6 +74,7 @@ async def opened_bucket(settings: S3Settings, clock: Clock, observer: Observer) 
         events = client.meta.events
         events.unregister("before-call.s3", add_expect_header)  # a server that never says 100 holds a PUT for ever
         events.register("before-call.s3.DeleteObjects", _add_md5)
+        events.register("choose-signer.s3.PutObject", choose_signer)
         yield Bucket(client, session, settings, clock, observer)
 
 
@@ -109,7 +111,7 @@ class Bucket:
         await self.run(operation, lambda: self._put(key, Body=data, ContentType=content_type))
 
     async def upload(self, operation: str, key: str, file: Path, size: int, **headers: Any) -> None:
-        """Send a local file of known length; it is read as it goes."""
+        """Send a local file of known length; it is read as it goes. With the metadata `sha256` the store checks it."""
 
         try:
             opened = await asyncio.to_thread(file.open, "rb")

@@ -26,6 +26,7 @@ _BAD_CREDENTIALS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidClientTokenId"}
 )
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
+_CHANGED = frozenset({"XAmzContentSHA256Mismatch", "BadDigest"})
 _BUSY = frozenset({"SlowDown", "ServiceUnavailable", "503", "Throttling", "RequestLimitExceeded"})
 _BROKEN = (EndpointConnectionError, ConnectionClosedError, HTTPClientError, aiohttp.ClientError, OSError)
 
@@ -74,6 +75,8 @@ def _answered(error: ClientError, bucket: str, endpoint: str) -> StorageFailure:
         return _failure("The image store refuses this machine's clock: it differs too much from the store's own.")
     if code in _BAD_CREDENTIALS:
         return _failure(f"The image store does not accept the credentials ({code}).")
+    if code in _CHANGED:
+        return _failure("The image store refuses a file that is not what its digest says: it has changed on the way.")
     if code in _BUSY:
         return _failure("The image store asks for patience: it is answering too many others.")
     if status == 403:
