@@ -26,6 +26,7 @@ _BAD_CREDENTIALS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidClientTokenId"}
 )
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
+_ROLES = frozenset({"AssumeRole", "AssumeRoleWithWebIdentity"})
 _CHANGED = frozenset({"XAmzContentSHA256Mismatch", "BadDigest"})
 _BUSY = frozenset({"SlowDown", "ServiceUnavailable", "503", "Throttling", "RequestLimitExceeded"})
 _BROKEN = (EndpointConnectionError, ConnectionClosedError, HTTPClientError, aiohttp.ClientError, OSError)
@@ -49,12 +50,16 @@ def code_of(error: ClientError) -> str:
 
 def failure_of(error: Exception, *, bucket: str, endpoint: str) -> StorageFailure:
     """What a caller is told; `endpoint` is the store's address."""
+    if isinstance(error, ClientError) and error.operation_name in _ROLES:
+        return _failure(f"The role AWS_ROLE_ARN is refused to this pod's identity ({bounded(code_of(error), 60)}).")
     if isinstance(error, ClientError):
         return _answered(error, bucket, endpoint)
     if isinstance(error, NotS3 | ResponseParserError):
         return _failure(f"What answers at {endpoint} is not an S3 store: look at S3_ENDPOINT_URL.")
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
         return _failure("There are no credentials for the image store: the standard AWS ways have none to give.")
+    if isinstance(error, FileNotFoundError | PermissionError):  # the only file that is opened while the store is asked
+        return _failure("The web identity's token cannot be read: look at AWS_WEB_IDENTITY_TOKEN_FILE.")
     if isinstance(error, TimeoutError | ConnectTimeoutError | ReadTimeoutError):
         return StoreAway(f"The image store at {endpoint} does not answer.", retry_after=RETRY_SECONDS)
     if isinstance(error, SSLError):
