@@ -126,7 +126,7 @@ RecordFilter = Callable[[ImageRecord], bool]
 """Whether a record is one that the caller looks for."""
 
 EXAMINED_RECORDS = 500
-"""How many records one page of a filtered list looks at."""
+"""How many records one page of a list looks at."""
 
 
 class Storage(Protocol):
@@ -188,8 +188,8 @@ class Storage(Protocol):
     ) -> RecordPage:
         """One owner's live records, newest first.
 
-        With a filter at most 500 records are examined, so a short page may still carry a cursor. Raises InvalidRequest
-        for a cursor that is not one of ours.
+        At most 500 records are examined, so with a filter, or where many have expired, a short page may still carry a
+        cursor. Raises InvalidRequest for a cursor that is not one of ours.
         """
         ...
 

@@ -46,6 +46,9 @@ async def store(s3: dict[str, str], tmp_path: Path, clock: HeldClock) -> AsyncIt
 class TestS3Storage(StorageContract):
     """The S3 store keeps the contract."""
 
+    async def lay(self, store: S3Storage, key: str, data: bytes) -> None:
+        await store._bucket.put("commit", key, data)
+
 
 # --- what is sent is what was made ------------------------------------------------------------------------------------
 

@@ -278,7 +278,7 @@ class ImageService:
     ) -> RecordPage:
         """One owner's images, newest first; `prompt_contains` without regard to case.
 
-        A filtered page may be short and still carry a cursor. Raises InvalidRequest for a cursor that is none.
+        A short page may still carry a cursor. Raises InvalidRequest for a cursor that is none.
         """
         wanted = prompt_contains.casefold() if prompt_contains else None
 

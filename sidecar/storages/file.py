@@ -206,7 +206,7 @@ class FileStorage:
         records: list[ImageRecord] = []
         last = None
         for examined, name in enumerate(self._record_names(tag, cursor)):
-            if len(records) == limit or (matches is not None and examined == EXAMINED_RECORDS):
+            if len(records) == limit or examined == EXAMINED_RECORDS:
                 return RecordPage(records=tuple(records), cursor=last)
             last = name
             with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):

@@ -319,7 +319,7 @@ class S3Storage:
         records: list[ImageRecord] = []
         last, examined = None, 0
         async for name, record in self._records(tag, cursor, limit + 1):
-            if len(records) == limit or (matches is not None and examined == EXAMINED_RECORDS):
+            if len(records) == limit or examined == EXAMINED_RECORDS:
                 return RecordPage(records=tuple(records), cursor=last)
             last, examined = name, examined + 1
             if record is not None and not record.expired(now) and (matches is None or matches(record)):
