@@ -18,6 +18,7 @@ from yarl import URL
 from sidecar.config import read_settings
 from sidecar.edge.mcp_app.app import APP_URI
 from sidecar.ports import SystemClock
+from sidecar.storages.opening import migrated
 from sidecar.storages.s3 import opened_s3
 from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed, succeed_when
@@ -290,4 +291,23 @@ async def test_twenty_racing_calls_with_one_key_on_two_sidecars_paint_once(
     results = await asyncio.gather(*calls)
     assert {result["status"] for result in results} == {"completed"}
     assert len({result["job_id"] for result in results}) == 1
+    assert len(kserve.instances) == 1
+
+
+async def test_after_the_move_from_a_directory_a_repeated_call_and_an_old_job_id_bring_the_same_image(
+    start_sidecar: StartSidecar, kserve: FakeKServe, s3: dict[str, str], tmp_path: Path
+) -> None:
+    files = await start_sidecar()
+    before = await start(files, idempotency_key="kitten", result="link")
+    await files.service.drained()
+    given = read_settings({**s3, "STORAGE_PATH": str(files.store)}).storage
+    report, notes = await migrated(given, clock=SystemClock(), observer=lambda event: None)
+    assert (report.copied, report.generations.copied, report.failed, notes) == (1, 1, False, [])
+    bucket = await start_sidecar(**s3, STORAGE_PATH=str(tmp_path / "local"))
+    again = await start(bucket, idempotency_key="kitten", result="link")
+    asked = await call(bucket, "get_generation", job_id=before["job_id"])
+    for found in (again, asked):
+        assert (found["job_id"], found["status"]) == (before["job_id"], "completed")
+        assert [image["sha256"] for image in found["images"]] == [image["sha256"] for image in before["images"]]
+    assert (await bucket.get(asked["images"][0]["url"]))[0].status == 200
     assert len(kserve.instances) == 1
