@@ -113,6 +113,14 @@ def project(endpoint: str, work: Path, **settings: str) -> Iterator[Server]:
 
 
 @contextmanager
+def bare(endpoint: str, work: Path) -> Iterator[Server]:
+    """What `bare.py` does, the floor."""
+    given = {"KSERVE_ENDPOINT": endpoint, "STORAGE_PATH": str(work / "floor")}
+    with server("floor", [sys.executable, str(HERE / "bare.py")], given, work / "floor.log") as started:
+        yield started
+
+
+@contextmanager
 def peer(endpoint: str, work: Path) -> Iterator[Server]:
     """The FastMCP peer, by the Python that PEER_PYTHON names."""
     command = [os.environ["PEER_PYTHON"], str(HERE / "peer" / "server.py")]

@@ -18,22 +18,22 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import bucket
 import load
 import many_images
-from processes import Server, free_port, peer, project, runtime
+from processes import Server, bare, free_port, peer, project, runtime
 
 from sidecar.ports import SystemClock
 from sidecar.storages.file import FileStorage
 from tests import ceph
 
 MIB = 1024 * 1024
-IMAGE, LARGE_IMAGE = int(1.5 * MIB), 8 * MIB
+SMALL_IMAGE, IMAGE, LARGE_IMAGE = 4000, int(1.5 * MIB), 8 * MIB
 
 
 @dataclass
@@ -46,6 +46,14 @@ class Row:
     peer: float | None = None
     floor: float | None = None
     goal: str = ""
+
+
+@dataclass
+class _CpuAndLatency:
+    """Milliseconds per call, by who was measured."""
+
+    cpu: dict[str, float]
+    latency: dict[str, float]
 
 
 class Bench:
@@ -65,31 +73,35 @@ class Bench:
 
     def generations(self) -> None:
         with runtime(IMAGE) as endpoint:
-            mine = self._cpu_and_latency(lambda: project(endpoint, self.work), 60)
-            other = self._cpu_and_latency(lambda: peer(endpoint, self.work), 60) if self.has_peer else (None, None)
-            floor = statistics.median(asyncio.run(load.predict(endpoint, 60))) * 1000
-            small = self._cpu_and_latency(lambda: project(endpoint, self.work), 40, result="thumbnail")
-        self.add(Row("CPU per generation, 1.5 MB, link", "ms", mine[0], other[0], goal="≤ 4 and ≤ 1/5 of the peer"))
-        added = None if other[1] is None else other[1] - floor
-        self.add(Row("latency added to the runtime's, p50", "ms", mine[1] - floor, added, floor, "≤ 4"))
-        self.add(Row("CPU per generation, 1.5 MB, thumbnail", "ms", small[0]))
+            seen = self._cpu_and_latency(endpoint, 60)
+            asked = statistics.median(asyncio.run(load.predict(endpoint, 60))) * 1000
+            shown = self._cpu_and_latency(endpoint, 40, result="thumbnail")
+        self.add(_row("CPU per generation, 1.5 MB, link", seen.cpu, "≤ 4 and ≤ 1/5 of the peer"))
+        added = {name: latency - asked for name, latency in seen.latency.items()}
+        self.add(_row("latency added to the runtime's, p50", added, "≤ 4"))
+        self.add(_row("CPU per generation, 1.5 MB, thumbnail", shown.cpu))
+        with runtime(SMALL_IMAGE) as endpoint:
+            self.add(_row("CPU per generation, 4 kB, link", self._cpu_and_latency(endpoint, 60).cpu))
         with runtime(LARGE_IMAGE) as endpoint:
-            mine = self._cpu_and_latency(lambda: project(endpoint, self.work), 16)
-            other = self._cpu_and_latency(lambda: peer(endpoint, self.work), 16) if self.has_peer else (None, None)
-        self.add(Row("CPU per generation, 8 MB, link", "ms", mine[0], other[0], goal="≤ 1/6 of the peer"))
+            cpu = self._cpu_and_latency(endpoint, 16).cpu
+        self.add(_row("CPU per generation, 8 MB, link", cpu, "≤ 1/6 of the peer"))
 
-    def _cpu_and_latency(self, start: Callable[[], object], count: int, result: str = "link") -> tuple[float, float]:
-        """Milliseconds of CPU per generation and of median latency, one call at a time."""
-        cpu, latency = [], []
-        with start() as server:  # type: ignore[attr-defined]
-            asyncio.run(load.generate(server.url, 10, result=result))
-            for _ in range(self.rounds):
+    def _cpu_and_latency(self, endpoint: str, count: int, result: str = "link") -> _CpuAndLatency:
+        """Of project, peer and floor, measured in turn, one call at a time. Only the project makes thumbnails."""
+        parts = [project, *([peer] if self.has_peer else []), bare] if result == "link" else [project]
+        cpu: dict[str, list[float]] = {}
+        latency: dict[str, list[float]] = {}
+        with ExitStack() as running:
+            servers = [running.enter_context(start(endpoint, self.work)) for start in parts]
+            for server in servers:
+                asyncio.run(load.generate(server.url, 10, result=result))
+            for server in servers * self.rounds:
                 before = server.cpu_seconds
                 calls = asyncio.run(load.generate(server.url, count, result=result))
-                cpu.append((server.cpu_seconds - before) / count * 1000)
-                latency.append(statistics.median(calls.seconds) * 1000)
+                cpu.setdefault(server.name, []).append((server.cpu_seconds - before) / count * 1000)
+                latency.setdefault(server.name, []).append(statistics.median(calls.seconds) * 1000)
         self._clear()
-        return statistics.median(cpu), statistics.median(latency)
+        return _CpuAndLatency(_medians(cpu), _medians(latency))
 
     def memory(self) -> None:
         idle = {}
@@ -213,8 +225,16 @@ class Bench:
             self.add(Row("bucket of 10,000 images: list 50 again", "ms", known * 1000))
 
     def _clear(self) -> None:
-        for name in ("project", "peer"):
+        for name in ("project", "peer", "floor"):
             shutil.rmtree(self.work / name, ignore_errors=True)
+
+
+def _medians(seen: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in seen.items()}
+
+
+def _row(what: str, milliseconds: dict[str, float], goal: str = "") -> Row:
+    return Row(what, "ms", milliseconds["project"], milliseconds.get("peer"), milliseconds.get("floor"), goal)
 
 
 async def _generate_and_get(server: str, url: str, result: str) -> None:

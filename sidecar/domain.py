@@ -15,6 +15,8 @@ from sidecar.errors import ImageNotFound, JobNotFound
 
 ANONYMOUS = "anonymous"
 SEED_LIMIT = 2**32
+MOST_IMAGES = 4
+"""Of one generation."""
 RECORD_SCHEMA_VERSION = 1
 JOB_SCHEMA_VERSION = 1
 
@@ -115,6 +117,12 @@ class JobId(Identifier):
             raise JobNotFound
         return cls(text)
 
+    def image(self, number: int) -> ImageId:
+        """The id of an image of this generation, from 1: it follows from the job's, and does not lead back to it."""
+        digest = hashlib.sha256(f"{self.text}/{number}".encode()).digest()
+        random = int.from_bytes(digest) >> (8 * len(digest) - 5 * _RANDOM_DIGITS)
+        return ImageId(self.text[:-_RANDOM_DIGITS] + _digits(random, _RANDOM_DIGITS))
+
 
 def _identifier(created: datetime, owner: str) -> str:
     return sortable_time(created) + owner_tag(owner) + _digits(secrets.randbits(130), _RANDOM_DIGITS)
@@ -202,7 +210,7 @@ class JobRecord:
     """A generation that was asked for: one request and one image id for each of its images. Written once.
 
     `key_digest` stands for owner and idempotency key, `arguments_digest` for the arguments as they were given. `holder`
-    is the process that took it first. `begun` says that the runtime was free at once, so the work began with it.
+    is the process that took it first. `begun` says that the runtime had been asked before it was recorded.
     `result_mode` is how its caller wanted the result, None for the server's choice.
     """
 

@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sidecar.domain import JobId
+from sidecar.domain import MOST_IMAGES, ImageId, JobId
 from tests.conftest import ERAS, Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, say, succeed, succeed_when
 
@@ -39,6 +40,49 @@ async def ended(sidecar: Sidecar, job_id: str) -> dict[str, Any]:
         while (found := await call(sidecar, "get_generation", job_id=job_id))["status"] in ("queued", "working"):
             pass
     return found
+
+
+# --- a call that is answered at once ---------------------------------------------------------------------------------
+
+
+async def test_what_came_at_once_is_found_by_its_job_id_by_another_process(
+    start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    sidecar = await start_sidecar()
+    done = await start(sidecar, num_images=3)
+    assert sidecar.stored_jobs() == []  # its images are all there is to keep
+    another = await start_sidecar()
+    for tool in ("get_generation", "cancel_generation"):
+        found = await call(another, tool, job_id=done["job_id"])
+        assert (found["status"], found["job_id"]) == ("completed", done["job_id"])
+        assert [image["image_id"] for image in found["images"]] == [image["image_id"] for image in done["images"]]
+
+
+async def test_a_deleted_image_of_what_came_at_once_is_told(start_sidecar: StartSidecar, kserve: FakeKServe) -> None:
+    sidecar = await start_sidecar()
+    done = await start(sidecar, num_images=2)
+    await call(sidecar, "delete_image", image_id=done["images"][0]["image_id"])
+    found = await call(sidecar, "get_generation", job_id=done["job_id"])
+    assert [image["image_id"] for image in found["images"]] == [done["images"][1]["image_id"]]
+    assert "1 of 2 images have expired or been deleted" in found["message"]
+    await call(sidecar, "delete_image", image_id=done["images"][1]["image_id"])
+    assert "may have expired" in (await call(sidecar, "get_generation", job_id=done["job_id"]))["message"]
+
+
+async def test_what_failed_at_once_is_found_by_its_job_id(start_sidecar: StartSidecar, kserve: FakeKServe) -> None:
+    sidecar = await start_sidecar()
+    kserve.script.append(say(500, "out of memory"))
+    failed = await start(sidecar)
+    found = await call(await start_sidecar(), "get_generation", job_id=failed["job_id"])
+    assert (found["status"], found["message"]) == ("failed", failed["message"])
+
+
+def test_an_image_id_does_not_lead_back_to_its_generation() -> None:
+    job_id = JobId.new(datetime.now(UTC))
+    images = {job_id.image(number).text for number in range(1, MOST_IMAGES + 1)}
+    assert len(images) == MOST_IMAGES
+    assert all(ImageId.parse(text).created == job_id.created for text in images)
+    assert job_id.text not in images
 
 
 # --- a call that takes too long ---------------------------------------------------------------------------------------
@@ -102,7 +146,7 @@ async def test_a_poll_of_no_seconds_only_looks(start_sidecar: StartSidecar, kser
     sidecar = await start_sidecar(RESPONSE_BUDGET="30s")
     release = asyncio.Event()
     kserve.script.append(succeed_when(release))
-    generating = asyncio.create_task(start(sidecar))
+    generating = asyncio.create_task(start(sidecar, idempotency_key="k"))
     await kserve.seen(1)
     (job,) = [JobId(name.split(".")[0]) for name in await recorded(sidecar)]
     found = await call(sidecar, "get_generation", job_id=str(job), wait_seconds=0)
@@ -116,7 +160,7 @@ async def recorded(sidecar: Sidecar) -> list[str]:
     async with asyncio.timeout(10):
         while not (found := [name for name in sidecar.stored_jobs() if name.endswith(".json")]):
             await asyncio.sleep(0.01)
-    return [name.removeprefix("open/") for name in found]
+    return [name.removeprefix("open/") for name in found if name.startswith("open/")]
 
 
 async def test_a_thousand_who_poll_at_once_are_all_answered(start_sidecar: StartSidecar, kserve: FakeKServe) -> None:
@@ -535,10 +579,11 @@ async def test_an_image_is_no_job_and_a_job_no_image(sidecar: Sidecar) -> None:
 
 async def test_a_damaged_job_hides_only_itself(start_sidecar: StartSidecar, kserve: FakeKServe) -> None:
     sidecar = await start_sidecar()
-    done, other = await start(sidecar, "one"), await start(sidecar, "two")
+    done, other = await start(sidecar, "one", idempotency_key="1"), await start(sidecar, "two", idempotency_key="2")
     (damaged,) = (path for path in sidecar.store.rglob(f"{done['job_id']}.json"))
     damaged.write_bytes(b'{"schema_version": 99}')
-    assert (await call(sidecar, "get_generation", job_id=done["job_id"]))["status"] == "failed"
+    images = [image["url"] for image in (await call(sidecar, "get_generation", job_id=done["job_id"]))["images"]]
+    assert images == [image["url"] for image in done["images"]]  # what the damaged file does not say, the images do
     assert (await call(sidecar, "get_generation", job_id=other["job_id"]))["status"] == "completed"
     assert damaged.exists()
 
@@ -546,7 +591,7 @@ async def test_a_damaged_job_hides_only_itself(start_sidecar: StartSidecar, kser
 async def test_jobs_and_their_keys_are_deleted_when_their_time_is_up(
     start_sidecar: StartSidecar, kserve: FakeKServe
 ) -> None:
-    sidecar = await start_sidecar(JOB_TTL="0.2s", CLEANUP_INTERVAL="0.1s")
+    sidecar = await start_sidecar(JOB_TTL="0.2s", IMAGE_TTL="0.2s", CLEANUP_INTERVAL="0.1s")
     done = await start(sidecar, idempotency_key="k")
     async with asyncio.timeout(10):
         while (await call(sidecar, "get_generation", job_id=done["job_id"]))["status"] != "failed":

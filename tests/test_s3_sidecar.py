@@ -101,8 +101,8 @@ async def settled(on_the_way: Toll) -> None:
     on_the_way.passed.clear()
 
 
-@pytest.mark.parametrize(("result", "puts"), [("link", 5), ("thumbnail", 6), ("full", 5)])
-async def test_a_generation_that_starts_at_once_costs_five_puts_a_preview_one_more_and_nothing_is_read(
+@pytest.mark.parametrize(("result", "puts"), [("link", 3), ("thumbnail", 4), ("full", 3)])
+async def test_a_generation_that_is_answered_at_once_costs_three_puts_a_preview_one_more_and_nothing_is_read(
     result: str, puts: int, start_sidecar: StartSidecar, s3: dict[str, str], aiohttp_server: Any
 ) -> None:
     async with toll(aiohttp_server, s3) as (on_the_way, settings):

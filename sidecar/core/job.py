@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from sidecar.core.generation import Generation, Progress
 from sidecar.domain import JobId, JobRecord, JobResult, Lease, MissingImage, StoredImage
@@ -51,14 +52,13 @@ class Job:
         self.record = record
         self.lease = lease
         self.generation = generation
-        self.told = record.key_digest is not None
-        """Whether somebody may come back for it: then it is not dropped when its caller leaves."""
         self.cancelled = False
         self.released = False
         """Whether it was left to the next process."""
         self.lost = False
         """Whether it turned out not to be ours: then somebody else says how it ended."""
-        self.recorded: asyncio.Task[None]
+        self.recorded: asyncio.Task[None] | None = None
+        """Its record on the way to the store, once somebody may come back for it."""
         self.beginning: asyncio.Task[None] | None = None
         self.ending: asyncio.Task[None]
         self.result: JobResult | None = None
@@ -72,9 +72,24 @@ class Job:
         return self.record.requests[0].model
 
     @property
+    def told(self) -> bool:
+        """Whether somebody may come back for it: then it is not dropped when its caller leaves."""
+        return self.recorded is not None
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether its record was written, or could not be."""
+        return self.recorded is not None and self.recorded.done()
+
+    @property
     def unrecorded(self) -> bool:
         """Whether its record could not be written."""
-        return self.recorded.done() and (self.recorded.cancelled() or self.recorded.exception() is not None)
+        recorded = self.recorded
+        return recorded is not None and recorded.done() and (recorded.cancelled() or recorded.exception() is not None)
+
+    def record_by(self, recording: Coroutine[Any, Any, None]) -> None:
+        self.recorded = asyncio.create_task(recording)
+        self.recorded.add_done_callback(look_at_failure)
 
     def lose(self) -> None:
         """It is not ours: what waits leaves the line without a word, and what the runtime has begun is stored."""

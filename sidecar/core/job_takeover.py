@@ -89,7 +89,8 @@ class JobTakeover:
             await self._claimed(job)
 
     async def _claimed(self, job: Job) -> None:
-        await job.recorded
+        if job.recorded is not None:
+            await job.recorded
         if not job.lost:
             self._observer(JobTakenOver(model=job.model, adopted=True))
 

@@ -1,9 +1,10 @@
 """Generations that outlive their caller, their connection and their pod.
 
-A job is recorded in the store before anybody is given its id. Whoever takes a job holds its lease and shows that it
-lives; job_takeover looks after the jobs of those that do not. `JobStore.begin` happens once for each job, so no job is
-asked of a runtime twice, and `acknowledge` counts once and for the newest attempt only, so a pod that comes back late
-changes nothing.
+A job is recorded in the store before anybody is given its id while it is under way. Most never are: their callers wait
+for the images, and what came whole is found by its images alone (job_views). Whoever takes a recorded job holds its
+lease and shows that it lives; job_takeover looks after the jobs of those that do not. `JobStore.begin` happens once for
+each of them, so none is asked of a runtime twice, and `acknowledge` counts once and for the newest attempt only, so a
+pod that comes back late changes nothing.
 """
 
 from __future__ import annotations
@@ -19,25 +20,21 @@ from datetime import timedelta
 from sidecar.config import JobSettings
 from sidecar.core.job import Job, JobView, look_at_failure
 from sidecar.core.job_takeover import JobTakeover
+from sidecar.core.job_views import JobViews
 from sidecar.core.job_watch import JobWatch
 from sidecar.core.service import ImageService
 from sidecar.domain import (
     ANONYMOUS,
     GenerationRequest,
-    ImageId,
     JobId,
     JobRecord,
     JobResult,
     Lease,
-    StoredImage,
     StoredJob,
 )
 from sidecar.errors import (
-    ImageNotFound,
-    Interrupted,
     JobNotFound,
     KeyConflict,
-    RuntimeTimedOut,
     SidecarError,
     StorageFailure,
     TakenElsewhere,
@@ -45,7 +42,6 @@ from sidecar.errors import (
 from sidecar.events import Crashed
 from sidecar.ports import Clock, JobStore, Observer
 
-_MAY_STILL_COME = frozenset({RuntimeTimedOut.reason, Interrupted.reason})
 _LONG = 3600.0
 
 
@@ -73,6 +69,7 @@ class JobService:
         self._keys: dict[str, _Users] = {}
         self._watches: dict[JobId, JobWatch] = {}
         self._leaving = False
+        self._views = JobViews(images, clock)
         self.takeover = JobTakeover(
             images,
             store,
@@ -100,11 +97,12 @@ class JobService:
         ShuttingDown, StorageFailure, or KeyConflict where the key was used with other arguments.
         """
         now = self._clock.now()
+        job_id = JobId.new(now, owner)
         record = JobRecord(
-            job_id=JobId.new(now, owner),
+            job_id=job_id,
             owner=owner,
             requests=tuple(requests),
-            image_ids=self._images.mint(len(requests), owner),
+            image_ids=tuple(job_id.image(number) for number in range(1, len(requests) + 1)),
             created=now,
             expires=now + timedelta(seconds=self._settings.ttl),
             holder=self._instance,
@@ -123,7 +121,7 @@ class JobService:
             with contextlib.suppress(JobNotFound):  # its time is over, or its pod could not take it
                 return await self._same(holder, record.arguments_digest)
         job = self._take(record)
-        await asyncio.shield(job.recorded)
+        await self._keep(job)
         if job.lost:
             return await self._same(await self._store.win_key(record), record.arguments_digest)
         return record.job_id
@@ -154,13 +152,7 @@ class JobService:
         return job_id
 
     def _take(self, record: JobRecord) -> Job:
-        job = self._start(record, Lease(job_id=record.job_id, attempt=1, holder=self._instance))
-        if job.generation.begun and record.key_digest is None:
-            # Nobody else knows of it, so it need not wait for its own record: that is written while the runtime works.
-            job.record = replace(record, begun=True)
-        job.recorded = asyncio.create_task(self._record(job))
-        job.recorded.add_done_callback(look_at_failure)
-        return job
+        return self._start(record, Lease(job_id=record.job_id, attempt=1, holder=self._instance))
 
     def _start(self, record: JobRecord, lease: Lease, *, adopted: bool = False) -> Job:
         """Put a job in line here. Its admission refers to the job, which exists before any of its tasks runs."""
@@ -172,6 +164,13 @@ class JobService:
         job = self._jobs[record.job_id] = Job(record, lease, generation)
         job.ending = asyncio.create_task(self._see_through(job), name=f"job {record.job_id}")
         return job
+
+    async def _keep(self, job: Job) -> None:
+        """Have it recorded, because somebody may come back for it. Raises StorageFailure."""
+        if job.recorded is None and job.result is None:
+            job.record_by(self._record(job))
+        if job.recorded is not None:
+            await asyncio.shield(job.recorded)
 
     async def _record(self, job: Job) -> None:
         await self._store.offer(job.record)
@@ -185,6 +184,8 @@ class JobService:
 
     async def _admit(self, job: Job) -> None:
         """Once for all images of a job, before the runtime is asked. Raises TakenElsewhere where it is not ours."""
+        if not job.told:
+            job.record = replace(job.record, begun=True)  # nobody else can know of it
         if job.record.begun:
             return
         if job.beginning is None:
@@ -193,14 +194,13 @@ class JobService:
         await asyncio.shield(job.beginning)
 
     async def _begin(self, job: Job) -> None:
-        await asyncio.shield(job.recorded)
+        await self._keep(job)
         if job.lost or job.released or job.cancelled:
             raise TakenElsewhere
         try:
             ours = await self._store.begin(job.lease)
         except StorageFailure:
-            if job.told:  # not begun, and kept in the store: whoever reaches it takes it
-                self._lose(job)
+            self._lose(job)  # not begun, and kept in the store: whoever reaches it takes it
             raise
         if not ours:
             self._lose(job)
@@ -215,10 +215,12 @@ class JobService:
             while not await job.generation.wait(_LONG):
                 pass
             result = self._result(job)  # at once: what was given up says why only until it is gone
-            await asyncio.wait({job.recorded})
+            if job.recorded is not None:
+                await asyncio.wait({job.recorded})
             if not (job.lost or job.released):
                 job.result = result
-                await self._store.acknowledge(job.record, job.result)
+                if job.told or result.missing:
+                    await self._store.acknowledge(job.record, job.result)
         except StorageFailure:
             self._unacknowledged[job.job_id] = job  # told to who waits here, and tried again at each interval
         except Exception as error:
@@ -261,10 +263,10 @@ class JobService:
 
     async def cancel(self, job_id: JobId, owner: str = ANONYMOUS) -> JobView:
         """Take a queued job out of the line; nothing stops a runtime that works. Raises JobNotFound, StorageFailure."""
-        await self._stored(job_id, owner)
-        cancelling = asyncio.create_task(self._cancel(job_id))  # begun, it must be ended, also for a caller who leaves
-        cancelling.add_done_callback(look_at_failure)
-        await asyncio.shield(cancelling)
+        if await self._stored(job_id, owner) is not None:
+            cancelling = asyncio.create_task(self._cancel(job_id))  # begun, it must be ended, also if its caller leaves
+            cancelling.add_done_callback(look_at_failure)
+            await asyncio.shield(cancelling)
         return await self.view(job_id, owner)
 
     async def _cancel(self, job_id: JobId) -> None:
@@ -294,7 +296,7 @@ class JobService:
 
     async def _hand_over(self, job: Job) -> None:
         with contextlib.suppress(SidecarError):  # then its lease lapses
-            await asyncio.shield(job.recorded)
+            await self._keep(job)
             await self._store.renew(replace(job.lease, beat=job.lease.beat + 1, released=True))
 
     # --- looking and waiting ------------------------------------------------------------------------------------------
@@ -306,23 +308,21 @@ class JobService:
             raise JobNotFound
         return job
 
-    async def _stored(self, job_id: JobId, owner: str) -> StoredJob:
+    async def _stored(self, job_id: JobId, owner: str) -> StoredJob | None:
+        """None for a job of which only its images are kept. Raises JobNotFound, StorageFailure."""
         job = self._own(job_id, owner)
         if job is not None:
-            await asyncio.shield(job.recorded)
-        return self._checked(await self._store.read(job_id), owner)
-
-    def _checked(self, stored: StoredJob, owner: str) -> StoredJob:
-        if stored.record.owner != owner or stored.record.expires <= self._clock.now():
-            raise JobNotFound
-        return stored
+            await self._keep(job)
+        try:
+            return self._views.checked(await self._store.read(job_id), owner)
+        except JobNotFound:
+            return None
 
     async def handle(self, job_id: JobId, owner: str = ANONYMOUS) -> JobView:
         """The view of a job whose id its caller is about to be given: from now on it is kept. Raises StorageFailure."""
         job = self._own(job_id, owner)
         if job is not None:
-            job.told = True
-            await asyncio.shield(job.recorded)
+            await self._keep(job)
         return await self.view(job_id, owner)
 
     async def view(self, job_id: JobId, owner: str = ANONYMOUS) -> JobView:
@@ -331,56 +331,13 @@ class JobService:
         if job is not None and (job.result is not None or job.generation.begun or not job.told):
             return job.view
         stored = await self._stored(job_id, owner)
+        if stored is None:
+            return await self._views.of_images(job_id, owner)
         if stored.result is None and job is not None:
             return job.view
         if job is not None:
             self._lose(job)  # another pod has ended it while it waited here
-        return await self._stored_view(stored)
-
-    async def _stored_view(self, stored: StoredJob) -> JobView:
-        record, result = stored.record, stored.result
-        view = JobView(
-            job_id=record.job_id,
-            status="working" if stored.begun else "queued",
-            model=record.requests[0].model,
-            total=len(record.requests),
-            created=record.created,
-            updated=record.created,
-            elapsed=max(0.0, (self._clock.now() - record.created).total_seconds()),
-            keyed=record.key_digest is not None,
-            result_mode=record.result_mode,
-        )
-        return view if result is None else await self._ended_view(view, record, result)
-
-    async def _ended_view(self, view: JobView, record: JobRecord, result: JobResult) -> JobView:
-        """With the images as they are in the store now: some may have come late, others may have expired."""
-        lost = {missing.number: missing for missing in result.missing}
-        images, missing, gone = [], [], 0
-        for number, image_id in enumerate(record.image_ids, start=1):
-            why = lost.get(number)
-            stored = await self._image(image_id) if why is None or why.reason in _MAY_STILL_COME else None
-            if stored is not None:
-                images.append(stored)
-            elif why is not None:
-                missing.append(why)
-            elif result.status == "completed":
-                gone += 1
-        return replace(
-            view,
-            status="completed" if images else result.status,
-            updated=result.finished,
-            images=tuple(images),
-            missing=tuple(missing),
-            gone=gone,
-            reason=result.reason,
-            message=result.message,
-        )
-
-    async def _image(self, image_id: ImageId) -> StoredImage | None:
-        try:
-            return await self._images.get(image_id)
-        except ImageNotFound:
-            return None
+        return await self._views.of_stored(stored)
 
     async def wait(self, job_id: JobId, seconds: float, owner: str = ANONYMOUS) -> JobView:
         """The view as soon as the job has ended, or after `seconds`. Raises JobNotFound, StorageFailure."""
@@ -394,7 +351,11 @@ class JobService:
         if watch is None:
             watch = JobWatch(self._store, job_id, lambda: self._watches.pop(job_id, None))
             self._watches[job_id] = watch
-        return await self._stored_view(self._checked(await watch.wait(seconds), owner))
+        try:
+            stored = self._views.checked(await watch.wait(seconds), owner)
+        except JobNotFound:
+            return await self._views.of_images(job_id, owner)
+        return await self._views.of_stored(stored)
 
     # --- at each interval ---------------------------------------------------------------------------------------------
 
@@ -418,7 +379,7 @@ class JobService:
 
     async def _renew(self) -> None:
         """A lease that is no longer ours tells that another pod has ended the job or taken it over."""
-        jobs = [job for job in self._jobs.values() if job.recorded.done() and job.result is None and not job.released]
+        jobs = [job for job in self._jobs.values() if job.is_recorded and job.result is None and not job.released]
         renewed = await asyncio.gather(*(self._renew_one(job) for job in jobs), return_exceptions=True)
         for job, ours in zip(jobs, renewed, strict=True):
             if ours is False and job.result is None and job.job_id in self._jobs:
@@ -442,9 +403,7 @@ class JobService:
             job = self._start(record, lease, adopted=True)
         except StorageFailure:
             return None
-        job.told = True
-        job.recorded = asyncio.create_task(self._claim(job))
-        job.recorded.add_done_callback(look_at_failure)
+        job.record_by(self._claim(job))
         return job
 
     async def _claim(self, job: Job) -> None:

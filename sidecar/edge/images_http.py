@@ -153,7 +153,7 @@ def _plan(request: web.Request, *, etag: str, modified: datetime, size: int) -> 
 
 def _unchanged(request: web.Request, etag: str, modified: datetime) -> bool:
     if (given := request.headers.get(hdrs.IF_NONE_MATCH)) is not None:
-        return given.strip() == "*" or any(tag == etag for _, tag in _ETAG.findall(given))
+        return given == f'"{etag}"' or given.strip() == "*" or any(tag == etag for _, tag in _ETAG.findall(given))
     since = _http_date(request.headers.get(hdrs.IF_MODIFIED_SINCE))
     return since is not None and modified.replace(microsecond=0) <= since
 
@@ -214,7 +214,8 @@ def _bodyless(plan: _Plan, headers: dict[str, str]) -> web.Response:
         del headers[hdrs.CONTENT_TYPE]
     if plan.status == 416:  # an answer to this one asker, whatever may be kept of the image
         headers[hdrs.CACHE_CONTROL] = "no-store"
-    return web.Response(status=plan.status, headers={**headers, **plan.headers})
+    headers.update(plan.headers)
+    return web.Response(status=plan.status, headers=headers)
 
 
 class _FileSlice(web.StreamResponse):

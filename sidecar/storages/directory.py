@@ -77,15 +77,13 @@ class Directory:
             part.unlink(missing_ok=True)
             raise
 
-    def create_once(self, final: Path, data: bytes, *, durable: bool = True) -> bool:
+    def create_once(self, final: Path, data: bytes) -> bool:
         """Write a small file unless it is there; whether it was us. Of many who try at once one succeeds.
-
-        Not `durable`, it outlives this process but not a power cut in the next seconds.
 
         By `link` of a finished file: readers never see half of it, and nobody overwrites. The count of links decides,
         because on NFS the answer to a link that was made may be lost.
         """
-        part = self._part(data, durable=durable)
+        part = self._part(data)
         try:
             try:
                 self.in_directory(final, lambda path: os.link(part, path))
@@ -94,21 +92,19 @@ class Directory:
                     if isinstance(error, FileExistsError):
                         return False
                     raise
-            if durable:
-                disk.sync(final.parent)
+            disk.sync(final.parent)
             return True
         finally:
             part.unlink(missing_ok=True)
 
-    def _part(self, data: bytes, *, durable: bool = True) -> Path:
+    def _part(self, data: bytes) -> Path:
         """A small file under `staging/`."""
         part = self.private_path()
         try:
             with part.open("xb") as file:
                 file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
+                file.flush()
+                os.fsync(file.fileno())
         except OSError:
             part.unlink(missing_ok=True)
             raise

@@ -46,9 +46,7 @@ class FileJobs:
         await self._directory.run("offer", self._offer, record)
 
     def _offer(self, record: JobRecord) -> None:
-        """A job that began at once is told to nobody before RESPONSE_BUDGET; until then the kernel has written it."""
-        path = self._root / keys.open_job_key(record.job_id)
-        self._directory.create_once(path, encode_job(record), durable=not record.begun)
+        self._directory.create_once(self._root / keys.open_job_key(record.job_id), encode_job(record))
 
     async def withdraw(self, job_id: JobId) -> None:
         await self._directory.run("withdraw", self._remove_open, job_id)

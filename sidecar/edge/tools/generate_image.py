@@ -11,7 +11,7 @@ import mcp_types as types
 from pydantic import Field, field_validator, model_validator
 
 from sidecar.core.generation import Lane
-from sidecar.domain import SEED_LIMIT, GenerationRequest, JobId
+from sidecar.domain import MOST_IMAGES, SEED_LIMIT, GenerationRequest, JobId
 from sidecar.edge.mcp_app.app import TOOL_META
 from sidecar.edge.tools.results import GenerationModel, failed_generation, generation_result
 from sidecar.edge.tools.task_result import created
@@ -67,7 +67,11 @@ class GenerateImageArguments(Arguments):
     ] = None
     num_images: Annotated[
         int,
-        Field(ge=1, le=4, description="How many images, 1 to 4, with seeds seed, seed+1, … Each takes its own time."),
+        Field(
+            ge=1,
+            le=MOST_IMAGES,
+            description="How many images, 1 to 4, with seeds seed, seed+1, … Each takes its own time.",
+        ),
     ] = 1
     model: Annotated[
         str | None, Field(max_length=63, description="Which model, where there are several. Leave out for the default.")
