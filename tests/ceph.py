@@ -28,7 +28,7 @@ from botocore.config import Config
 PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 BUCKET = "pictures"
 ACCESS_KEY, SECRET_KEY = "sidecar", "of-no-value-outside-of-this-test"
-DOMAIN = "rgw.test"
+DOMAIN = "localhost"
 """Where buckets have host names of their own, for who asks by that name."""
 _START_SECONDS = 60.0
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from sidecar.config import read_settings
 from sidecar.domain import ImageId
 from sidecar.ports import SystemClock
 from sidecar.storages.file import FileStorage
 from sidecar.storages.just_sent import KEPT_BYTES, KEPT_SECONDS, JustSent
-from tests.odd_store import Odd, at, odd, store_of
+from sidecar.storages.s3 import opened_s3
+from tests.odd_store import Odd, at, odd
 from tests.storage_contract import HeldClock, put
 
 __all__ = ["odd"]
@@ -84,7 +86,8 @@ async def test_what_is_too_large_goes_with_its_stage(spool: FileStorage, tmp_pat
 
 
 async def test_it_goes_with_its_image_with_its_first_thumbnail_and_with_the_store(odd: Odd, tmp_path: Path) -> None:
-    async with store_of(at(odd), tmp_path) as store:
+    given = read_settings({**at(odd), "STORAGE_PATH": str(tmp_path), "SPOOL_PATH": str(tmp_path)}).storage
+    async with opened_s3(given, clock=HeldClock(), observer=lambda event: None) as store:
         ids = [(await put(store, HeldClock().now())).record.image_id for _ in range(3)]
         await store.delete(ids[0])
         await store.put_thumbnail(ids[1], b"small")
