@@ -50,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--once", action="store_true", help="stop after the image")
     _add(commands, "stdio", _stdio, "the MCP server on standard input and output, images on a free loopback port")
     _add(commands, "sweep", _sweep, "one clean-up pass, its result as one JSON line")
-    _add(commands, "migrate", _migrate, "copy the images of STORAGE_PATH to the bucket, resumable, verified by digest")
+    migrate = "copy images and ended generations of STORAGE_PATH to the bucket, resumable, verified by digest"
+    _add(commands, "migrate", _migrate, migrate)
     lifecycle = "print the bucket lifecycle rule that deletes what no sweep has deleted, as JSON"
     _add(commands, "lifecycle", _lifecycle, lifecycle)
     config = _add(commands, "config", _config, "every setting: variable, effective value, default, unit, meaning")
@@ -127,21 +128,20 @@ def _migrate(_options: argparse.Namespace, environment: Mapping[str, str]) -> in
     settings = _ready_to_log(environment)
     if settings.storage.s3 is None:
         raise BadConfiguration(["STORAGE_BACKEND: 'file' was given; allowed to migrate: s3, the bucket to copy to"])
-    report = asyncio.run(_migrate_all(settings))
-    print(json.dumps(report))
-    return 1 if report["errors"] else 0
+    return asyncio.run(_migrate_all(settings))
 
 
-async def _migrate_all(settings: Settings) -> dict[str, object]:
+async def _migrate_all(settings: Settings) -> int:
     from sidecar.observe.logs import EventLog
     from sidecar.ports import SystemClock
     from sidecar.storages.opening import migrated
 
     clock, observer = SystemClock(), EventLog()
-    report, problems = await migrated(settings.storage, clock=clock, observer=observer)
-    for problem in problems:
-        print(f"mcp-image-sidecar: {problem}", file=sys.stderr)
-    return asdict(report)
+    report, notes = await migrated(settings.storage, clock=clock, observer=observer)
+    for note in notes:
+        print(f"mcp-image-sidecar: {note}", file=sys.stderr)
+    print(json.dumps(asdict(report)))
+    return 1 if report.failed else 0
 
 
 def _lifecycle(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:

@@ -126,7 +126,7 @@ RecordFilter = Callable[[ImageRecord], bool]
 """Whether a record is one that the caller looks for."""
 
 EXAMINED_RECORDS = 500
-"""How many records one page of a filtered list looks at."""
+"""How many records one page of a list looks at."""
 
 
 class Storage(Protocol):
@@ -173,6 +173,10 @@ class Storage(Protocol):
         """The origin of every link, None where there are none."""
         ...
 
+    def at_hand(self, image_id: ImageId) -> Path | None:
+        """The local file of an image that was sent a moment ago and has no thumbnail yet; it may go at any time."""
+        ...
+
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
         """The stored thumbnail, or None if nobody has asked for one yet."""
         ...
@@ -184,8 +188,8 @@ class Storage(Protocol):
     ) -> RecordPage:
         """One owner's live records, newest first.
 
-        With a filter at most 500 records are examined, so a short page may still carry a cursor. Raises InvalidRequest
-        for a cursor that is not one of ours.
+        At most 500 records are examined, so with a filter, or where many have expired, a short page may still carry a
+        cursor. Raises InvalidRequest for a cursor that is not one of ours.
         """
         ...
 

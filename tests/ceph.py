@@ -28,6 +28,8 @@ from botocore.config import Config
 PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 BUCKET = "pictures"
 ACCESS_KEY, SECRET_KEY = "sidecar", "of-no-value-outside-of-this-test"
+DOMAIN = "localhost"
+"""Where buckets have host names of their own, for who asks by that name."""
 _START_SECONDS = 60.0
 
 
@@ -236,6 +238,7 @@ osd memory target = 939524096
 rgw frontends = beast endpoint=127.0.0.1:{gateway_port}
 rgw thread pool size = 32
 rgw data = {home}/rgw
+rgw dns name = {DOMAIN}
 rgw enable usage log = false
 rgw dynamic resharding = false
 """

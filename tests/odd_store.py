@@ -57,6 +57,7 @@ class Odd:
         self.conflicts = 0
         self.deletions: list[str] = []
         self.on_get: dict[str, Callable[[], object]] = {}
+        self.on_kept: Callable[[str], object] = lambda key: None
         self.going_on = asyncio.Event()
         self.going_on.set()
         self.asked = asyncio.Event()
@@ -100,6 +101,7 @@ class Odd:
             return web.Response(status=412, text="<Error><Code>PreconditionFailed</Code></Error>")
         self.kept[key] = body
         self.marks[key] = request.headers.get("x-amz-meta-mark", "")
+        self.on_kept(key)
         if any(part in key for part in self.loses):
             return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
         return web.Response(headers={"ETag": '"one"', **self.headers})

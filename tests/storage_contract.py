@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,6 +23,8 @@ from sidecar.domain import (
 )
 from sidecar.errors import ImageNotFound, InvalidRequest
 from sidecar.ports import Storage
+from sidecar.storages import keys
+from sidecar.storages.records import encode_record
 from tests.pictures import picture
 
 DAY = timedelta(days=1)
@@ -104,6 +107,10 @@ async def bytes_of(store: Storage, stored: StoredImage, start: int = 0, length: 
 
 class StorageContract:
     """The suite. `clock` is the store's own."""
+
+    async def lay(self, store: Any, key: str, data: bytes) -> None:
+        """Put something into the store behind its back."""
+        raise NotImplementedError
 
     @pytest.fixture
     def clock(self) -> HeldClock:
@@ -340,3 +347,26 @@ class StorageContract:
         assert (await store.page(owner, limit=5)).records == (stored.record,)
         assert (await store.get(stored.record.image_id)).record.owner == owner
         assert (await store.delete(stored.record.image_id)).first
+
+    @pytest.mark.parametrize("why", ["expired", "not what is looked for"])
+    async def test_a_page_looks_at_five_hundred_records_and_goes_on_from_there(
+        self, why: str, store: Any, clock: HeldClock
+    ) -> None:
+        oldest = (await put(store, clock.now(), life=2 * DAY)).record
+        moments = [clock.now() + timedelta(milliseconds=number) for number in range(1, 601)]
+        records = [
+            replace(oldest, image_id=ImageId.new(moment), created=moment, expires=moment + (DAY if number else 3 * DAY))
+            for number, moment in enumerate(reversed(moments))
+        ]
+        lay = (self.lay(store, keys.record_key(record.image_id), encode_record(record)) for record in records)
+        await asyncio.gather(*lay)
+        clock.advance(DAY + timedelta(hours=1) if why == "expired" else timedelta())
+        wanted = {records[0].image_id, oldest.image_id}
+        matches = None if why == "expired" else lambda record: record.image_id in wanted
+        first = await store.page(ANONYMOUS, limit=10, matches=matches)
+        assert ([found.image_id for found in first.records], first.cursor) == (
+            [records[0].image_id],
+            keys.record_name(records[499].image_id),
+        )
+        second = await store.page(ANONYMOUS, limit=10, cursor=first.cursor, matches=matches)
+        assert ([found.image_id for found in second.records], second.cursor) == ([oldest.image_id], None)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.sweeper import Sweeper
-from sidecar.domain import ANONYMOUS, ImageId, ImageRecord, SweepReport, sortable_time, time_from_sortable
+from sidecar.domain import ANONYMOUS, ImageId, SweepReport, sortable_time, time_from_sortable
 from sidecar.errors import ImageNotFound, StorageFull
 from sidecar.storages import keys
 from sidecar.storages.file import FileStorage
@@ -44,6 +43,11 @@ def clock() -> HeldClock:
 
 class TestFileStorage(StorageContract):
     """The file store keeps the contract."""
+
+    async def lay(self, store: FileStorage, key: str, data: bytes) -> None:
+        path = store._root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def files(root: Path) -> set[str]:
@@ -284,24 +288,3 @@ async def test_a_record_survives_the_round_trip_and_fields_of_tomorrow(store: Fi
         broken = {name: value for name, value in document.items() if name != key}
         with pytest.raises(ValueError, match=r".*"):
             decode_record(json.dumps(broken).encode())
-
-
-async def test_a_filter_looks_at_five_hundred_records_and_goes_on_from_there(
-    store: FileStorage, tmp_path: Path, clock: HeldClock
-) -> None:
-    record = (await put(store, clock.now())).record
-    moments = [clock.now() + timedelta(milliseconds=number) for number in range(1, 601)]
-    for newer in (replace(record, image_id=ImageId.new(moment), created=moment) for moment in moments):
-        path = tmp_path / "images" / keys.record_key(newer.image_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_record(newer))
-    looked: list[ImageId] = []
-
-    def is_the_oldest(found: ImageRecord) -> bool:
-        looked.append(found.image_id)
-        return found.image_id == record.image_id
-
-    first = await store.page(ANONYMOUS, limit=10, matches=is_the_oldest)
-    assert (first.records, first.cursor is None, len(looked)) == ((), False, 500)
-    second = await store.page(ANONYMOUS, limit=10, cursor=first.cursor, matches=is_the_oldest)
-    assert ([found.image_id for found in second.records], second.cursor, len(looked)) == ([record.image_id], None, 601)

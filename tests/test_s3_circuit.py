@@ -80,6 +80,19 @@ async def test_an_image_under_way_to_a_client_holds_one_connection_until_it_has_
         assert await bucket.get("get", "image")
 
 
+async def test_slow_downloads_leave_a_quarter_of_the_connections_to_everything_else(odd: Odd) -> None:
+    odd.kept["image"] = bytes(300 * 1024)
+    async with bucket_of(odd, HeldClock(), pool_size=4) as bucket:
+        downloads = [bucket.stream("get", "image", 0, 300 * 1024) for _ in range(4)]
+        for download in downloads[:3]:
+            await anext(download)
+        with pytest.raises(StorageFailure, match="more to do"):
+            await anext(downloads[3])
+        assert await bucket.get("get", "image")
+        for download in downloads:
+            await download.aclose()
+
+
 async def test_a_call_that_is_too_slow_while_the_store_answers_others_does_not_take_it_for_away(odd: Odd) -> None:
     clock = HeldClock()
     odd.going_on.clear()

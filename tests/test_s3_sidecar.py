@@ -18,6 +18,7 @@ from yarl import URL
 from sidecar.config import read_settings
 from sidecar.edge.mcp_app.app import APP_URI
 from sidecar.ports import SystemClock
+from sidecar.storages.opening import migrated
 from sidecar.storages.s3 import opened_s3
 from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed, succeed_when
@@ -43,7 +44,7 @@ async def test_an_image_goes_its_whole_way_through_the_bucket(sidecar: Sidecar, 
     assert (response.status, response.headers["Content-Type"], small[8:12]) == (200, "image/webp", b"WEBP")
     full = await sidecar.generate(result="full", width=64, height=64)
     assert [block.type for block in full.content] == ["text", "resource_link", "image"]
-    assert not [name for name in sidecar.stored() if not name.startswith("staging/")]
+    assert not [name for name in sidecar.stored() if "/staging/" not in name]
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------
@@ -100,16 +101,18 @@ async def settled(on_the_way: Toll) -> None:
     on_the_way.passed.clear()
 
 
-async def test_a_generation_that_is_answered_at_once_costs_three_puts_and_reads_nothing(
-    start_sidecar: StartSidecar, s3: dict[str, str], aiohttp_server: Any
+@pytest.mark.parametrize(("result", "puts"), [("link", 3), ("thumbnail", 4), ("full", 3)])
+async def test_a_generation_that_is_answered_at_once_costs_three_puts_a_preview_one_more_and_nothing_is_read(
+    result: str, puts: int, start_sidecar: StartSidecar, s3: dict[str, str], aiohttp_server: Any
 ) -> None:
     async with toll(aiohttp_server, s3) as (on_the_way, settings):
         sidecar = await start_sidecar(**settings)
         await settled(on_the_way)
-        await sidecar.made()
+        made = await sidecar.generate(result=result, width=64, height=64)
         await sidecar.service.drained()
+        assert [block.type for block in made.content][2:] == ([] if result == "link" else ["image"])
         on_the_way.passed = [(kind, path) for kind, path in on_the_way.passed if "probe/" not in path]
-        assert on_the_way.counts("PUT", "LIST", "GET", "HEAD") == [3, 0, 0, 0]
+        assert on_the_way.counts("PUT", "LIST", "GET", "HEAD") == [puts, 0, 0, 0]
 
 
 async def test_the_newest_fifty_cost_one_listing_however_many_there_are(
@@ -288,4 +291,23 @@ async def test_twenty_racing_calls_with_one_key_on_two_sidecars_paint_once(
     results = await asyncio.gather(*calls)
     assert {result["status"] for result in results} == {"completed"}
     assert len({result["job_id"] for result in results}) == 1
+    assert len(kserve.instances) == 1
+
+
+async def test_after_the_move_from_a_directory_a_repeated_call_and_an_old_job_id_bring_the_same_image(
+    start_sidecar: StartSidecar, kserve: FakeKServe, s3: dict[str, str], tmp_path: Path
+) -> None:
+    files = await start_sidecar()
+    before = await start(files, idempotency_key="kitten", result="link")
+    await files.service.drained()
+    given = read_settings({**s3, "STORAGE_PATH": str(files.store)}).storage
+    report, notes = await migrated(given, clock=SystemClock(), observer=lambda event: None)
+    assert (report.copied, report.generations.copied, report.failed, notes) == (1, 1, False, [])
+    bucket = await start_sidecar(**s3, STORAGE_PATH=str(tmp_path / "local"))
+    again = await start(bucket, idempotency_key="kitten", result="link")
+    asked = await call(bucket, "get_generation", job_id=before["job_id"])
+    for found in (again, asked):
+        assert (found["job_id"], found["status"]) == (before["job_id"], "completed")
+        assert [image["sha256"] for image in found["images"]] == [image["sha256"] for image in before["images"]]
+    assert (await bucket.get(asked["images"][0]["url"]))[0].status == 200
     assert len(kserve.instances) == 1

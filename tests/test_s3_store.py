@@ -15,10 +15,12 @@ import pytest
 
 from sidecar.config import StorageSettings, read_settings
 from sidecar.core.sweeper import Sweeper
+from sidecar.errors import ImageNotFound, JobNotFound, StorageFailure
 from sidecar.storages import keys
 from sidecar.storages.file import FileStorage
 from sidecar.storages.s3 import S3Storage, opened_s3
 from tests import ceph
+from tests.job_store_contract import job, result
 from tests.storage_contract import DAY, PNG, HeldClock, StorageContract, bytes_of, listed, put
 
 pytestmark = pytest.mark.real
@@ -44,6 +46,29 @@ async def store(s3: dict[str, str], tmp_path: Path, clock: HeldClock) -> AsyncIt
 
 class TestS3Storage(StorageContract):
     """The S3 store keeps the contract."""
+
+    async def lay(self, store: S3Storage, key: str, data: bytes) -> None:
+        await store._bucket.put("commit", key, data)
+
+
+# --- what is sent is what was made ------------------------------------------------------------------------------------
+
+
+async def test_the_store_takes_an_image_by_its_digest_and_refuses_one_that_has_changed_on_disk(
+    store: S3Storage, clock: HeldClock, tmp_path: Path
+) -> None:
+    record = (await put(store, clock.now())).record
+    file = tmp_path / "image.png"
+    file.write_bytes(PNG)
+    await store.delete(record.image_id)
+    await store.send(file, record)
+    assert await bytes_of(store, await store.get(record.image_id)) == PNG
+    await store.delete(record.image_id)
+    file.write_bytes(PNG[:-1] + b"?")
+    with pytest.raises(StorageFailure, match="not what its digest says"):
+        await store.send(file, record)
+    with pytest.raises(ImageNotFound):
+        await store.get(record.image_id)
 
 
 # --- the sweeper ------------------------------------------------------------------------------------------------------
@@ -120,6 +145,12 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+def copied(migration: subprocess.CompletedProcess[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """What a migration reports of images and of generations."""
+    images = json.loads(migration.stdout)
+    return images, images.pop("generations")
+
+
 async def test_a_directory_is_copied_to_the_bucket_and_the_copy_can_be_resumed(
     s3: dict[str, str], tmp_path: Path
 ) -> None:
@@ -133,15 +164,50 @@ async def test_a_directory_is_copied_to_the_bucket_and_the_copy_can_be_resumed(
     (tmp_path / "files" / keys.image_key(damaged.image_id, "image/png")).write_bytes(b"something else")
     command = ("-m", "sidecar", "migrate")
     first = await asyncio.to_thread(run, *command, **s3, STORAGE_PATH=str(tmp_path / "files"))
-    assert json.loads(first.stdout) == {"copied": 3, "there_already": 0, "expired": 1, "errors": 1}
+    images, _ = copied(first)
+    assert images == {"copied": 3, "there_already": 0, "expired": 1, "errors": 1}
     assert (first.returncode, f"{damaged.image_id}: the file is not what" in first.stderr) == (1, True)
     second = await asyncio.to_thread(run, *command, **s3, STORAGE_PATH=str(tmp_path / "files"))
-    assert json.loads(second.stdout) == {"copied": 0, "there_already": 3, "expired": 1, "errors": 1}
+    images, _ = copied(second)
+    assert images == {"copied": 0, "there_already": 3, "expired": 1, "errors": 1}
     async with opened_s3(storage_settings(s3, tmp_path), clock=clock, observer=lambda event: None) as target:
         for one in stored:
             assert await bytes_of(target, await target.get(one.record.image_id)) == PNG
         assert await target.thumbnail(stored[0].record.image_id) == b"small"
         assert len(await listed(target, "alice")) == 2
+
+
+async def test_ended_generations_are_copied_with_their_keys_and_open_ones_are_left_and_told(
+    s3: dict[str, str], tmp_path: Path
+) -> None:
+    clock = HeldClock()
+    now = clock.now()
+    files = FileStorage(tmp_path / "files", max_bytes=None, clock=clock, observer=lambda event: None)
+    ended, keyed, over, unfinished = job(now), job(now, key="a" * 64), job(now - 9 * DAY), job(now, key="b" * 64)
+    lost_its_key = job(now, key="c" * 64)
+    async with files.opened() as source:
+        for one in (ended, keyed, over, lost_its_key):
+            await source.jobs.acknowledge(one, result(one))
+        for one in (keyed, unfinished):
+            await source.jobs.win_key(one)
+        await source.jobs.offer(unfinished)
+    command = ("-m", "sidecar", "migrate")
+    first = await asyncio.to_thread(run, *command, **s3, STORAGE_PATH=str(tmp_path / "files"))
+    assert copied(first)[1] == {"copied": 3, "there_already": 0, "expired": 1, "errors": 0, "unfinished": 1}
+    assert (first.returncode, "left because they have not ended: 1." in first.stderr) == (0, True)
+    async with opened_s3(storage_settings(s3, tmp_path), clock=clock, observer=lambda event: None) as target:
+        for one in (ended, keyed, lost_its_key):
+            stored = await target.jobs.read(one.job_id)
+            assert (stored.record, stored.result) == (one, result(one))
+        holders = [await target.jobs.key_holder(letter * 64) for letter in "abc"]
+        assert holders == [keyed.job_id, None, None]
+        for one in (over, unfinished):
+            with pytest.raises(JobNotFound):
+                await target.jobs.read(one.job_id)
+        await target._bucket.delete("delete", [keys.idempotency_key("a" * 64)])  # as if it had been stopped before
+        second = await asyncio.to_thread(run, *command, **s3, STORAGE_PATH=str(tmp_path / "files"))
+        assert copied(second)[1] == {"copied": 0, "there_already": 3, "expired": 1, "errors": 0, "unfinished": 1}
+        assert await target.jobs.key_holder("a" * 64) == keyed.job_id
 
 
 def test_the_lifecycle_rule_is_one_that_the_store_takes(s3: dict[str, str], gateway: ceph.Ceph) -> None:

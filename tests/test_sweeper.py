@@ -351,6 +351,9 @@ class ManyExpired:
     async def get(self, image_id: ImageId) -> StoredImage:
         raise NotImplementedError
 
+    def at_hand(self, image_id: ImageId) -> Path | None:
+        raise NotImplementedError
+
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
         raise NotImplementedError
 

@@ -7,6 +7,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from sidecar.config import StorageSettings
 from sidecar.core.generation import Admission, Generation, Lane, Predict
@@ -21,7 +22,7 @@ from sidecar.domain import (
     expiry,
     owner_tag,
 )
-from sidecar.errors import InvalidRequest, ShuttingDown, SidecarError, StorageFailure, TakenElsewhere
+from sidecar.errors import ImageNotFound, InvalidRequest, ShuttingDown, SidecarError, StorageFailure, TakenElsewhere
 from sidecar.events import Crashed, GenerationEnded, ImageLost, ImageStored, PredictEnded, PredictStarted
 from sidecar.ports import Clock, Link, Observer, StagedFile, Storage, Thumbnailer
 from sidecar.spans import span
@@ -252,6 +253,9 @@ class ImageService:
 
     async def read(self, stored: StoredImage) -> bytes:
         """A whole image, for those that are small enough. Raises ImageNotFound, StorageFailure."""
+        with contextlib.suppress(OSError):  # it has gone in this moment
+            if (path := self._storage.at_hand(stored.record.image_id)) is not None:
+                return await asyncio.to_thread(path.read_bytes)
         return b"".join([data async for data in self.stream(stored, 0, stored.record.size_bytes)])
 
     async def link(self, stored: StoredImage) -> Link | None:
@@ -274,7 +278,7 @@ class ImageService:
     ) -> RecordPage:
         """One owner's images, newest first; `prompt_contains` without regard to case.
 
-        A filtered page may be short and still carry a cursor. Raises InvalidRequest for a cursor that is none.
+        A short page may still carry a cursor. Raises InvalidRequest for a cursor that is none.
         """
         wanted = prompt_contains.casefold() if prompt_contains else None
 
@@ -312,14 +316,23 @@ class ImageService:
 
     async def _make_thumbnail(self, stored: StoredImage) -> bytes:
         image_id = stored.record.image_id
-        data = await self._storage.thumbnail(image_id)
+        at_hand = self._storage.at_hand(image_id)
+        data = None if at_hand else await self._storage.thumbnail(image_id)
         if data is None:
-            source = stored.path or await self.read(stored)
-            data = await self._thumbnailer.thumbnail(source, pixels=THUMBNAIL_PIXELS, max_bytes=THUMBNAIL_BYTES)
+            data = await self._first_thumbnail(stored, at_hand)
             with contextlib.suppress(StorageFailure):  # a full disk still shows what is there
                 await self._storage.put_thumbnail(image_id, data)
         self._thumbnails.put(image_id, data)
         return data
+
+    async def _first_thumbnail(self, stored: StoredImage, at_hand: Path | None) -> bytes:
+        if at_hand is not None:
+            with contextlib.suppress(ImageNotFound):  # it has gone in this moment
+                return await self._small(at_hand)
+        return await self._small(stored.path or await self.read(stored))
+
+    async def _small(self, source: Path | bytes) -> bytes:
+        return await self._thumbnailer.thumbnail(source, pixels=THUMBNAIL_PIXELS, max_bytes=THUMBNAIL_BYTES)
 
 
 async def _at_once() -> None:

@@ -130,6 +130,10 @@ class FileStorage:
         """Make a staged file complete, for somebody who takes its bytes elsewhere."""
         await self._directory.run("stage", self.staging.file(path).finish)
 
+    async def discard(self, file: LocalFile) -> None:
+        """Remove a staged file that somebody has taken over."""
+        await self._directory.run("discard", file.discard)
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, image_id: ImageId) -> StoredImage:
@@ -176,6 +180,9 @@ class FileStorage:
     def link_origin(self) -> str | None:
         return None
 
+    def at_hand(self, image_id: ImageId) -> Path | None:
+        return None
+
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
         return await self._directory.run("get", disk.bytes_or_none, self._root / keys.thumbnail_key(image_id))
 
@@ -205,7 +212,7 @@ class FileStorage:
         records: list[ImageRecord] = []
         last = None
         for examined, name in enumerate(self._record_names(tag, cursor)):
-            if len(records) == limit or (matches is not None and examined == EXAMINED_RECORDS):
+            if len(records) == limit or examined == EXAMINED_RECORDS:
                 return RecordPage(records=tuple(records), cursor=last)
             last = name
             with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -222,6 +222,17 @@ class FileJobs:
             job = self._read_open(JobId(text), attempts.get(text, 1))
             if job is not None:
                 yield job
+
+    async def ended(self) -> AsyncIterator[StoredJob]:
+        """Every job with a result, oldest first, read shard by shard."""
+        for shard in await self._directory.run("list", disk.names, self._root / keys.DONE_JOBS):
+            for job in await self._directory.run("list", self._ended_in, shard):
+                yield job
+
+    def _ended_in(self, shard: str) -> list[StoredJob]:
+        names = [name.removesuffix(".json") for name in disk.names(self._root / keys.DONE_JOBS / shard)]
+        found = [self._read_done(JobId(name)) for name in names if is_image_id(name)]
+        return [job for job in found if job is not None]
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
 

@@ -1,46 +1,69 @@
-"""A directory's images into a bucket: each verified by its digest on both sides, what is there already left alone.
+"""A directory's images into a bucket, each verified by its digest on both sides, then how its generations ended.
 
-It can be stopped and started again at any time, and beside a running sidecar. Generations are not copied: they are of
-use only while they run and for as long as JOB_TTL.
+It can be stopped and started again at any time, and beside a running sidecar; what is there already is left alone.
+Generations that have not ended stay where they are: two sidecars would paint them twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sidecar.domain import ImageRecord, StoredImage
-from sidecar.errors import ImageNotFound, SidecarError, StorageFailure
+from sidecar.domain import ImageRecord, StoredImage, StoredJob
+from sidecar.errors import ImageNotFound, JobNotFound, SidecarError, StorageFailure
 from sidecar.ports import Clock
 from sidecar.storages.file import FileStorage
 from sidecar.storages.s3 import S3Storage
 
 
 @dataclass(slots=True)
-class MigrationReport:
-    """Images: copied now, there already, past their time, and those that could not be copied."""
+class GenerationsReport:
+    """Generations: copied now, there already, past their time, could not be copied, and left for not having ended."""
 
     copied: int = 0
     there_already: int = 0
     expired: int = 0
     errors: int = 0
+    unfinished: int = 0
+
+
+@dataclass(slots=True)
+class MigrationReport:
+    """Images: copied now, there already, past their time, and those that could not be copied; then generations."""
+
+    copied: int = 0
+    there_already: int = 0
+    expired: int = 0
+    errors: int = 0
+    generations: GenerationsReport = field(default_factory=GenerationsReport)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.errors or self.generations.errors)
 
 
 class Migration:
-    """From `source` to `target`, oldest first. `problems` has a line for each image that resists."""
+    """From `source` to `target`, oldest first. `notes` has a line for whatever did not come along."""
 
     def __init__(self, source: FileStorage, target: S3Storage, *, clock: Clock) -> None:
         self._source = source
         self._target = target
         self._clock = clock
-        self.problems: list[str] = []
+        self.notes: list[str] = []
 
     async def run(self) -> MigrationReport:
         """Raises StorageFailure where either store cannot be used at all."""
         await self._target.check()
         report = MigrationReport()
+        await self._images(report)
+        await self._generations(report.generations)
+        return report
+
+    # --- images -------------------------------------------------------------------------------------------------------
+
+    async def _images(self, report: MigrationReport) -> None:
         for record in await self._source.everything():
             if record.expired(self._clock.now()):
                 report.expired += 1
@@ -53,8 +76,7 @@ class Migration:
                     report.copied += 1
             except SidecarError as error:
                 report.errors += 1
-                self.problems.append(f"{record.image_id}: {error.detail}")
-        return report
+                self.notes.append(f"{record.image_id}: {error.detail}")
 
     async def _is_there(self, record: ImageRecord) -> bool:
         try:
@@ -76,6 +98,44 @@ class Migration:
         thumbnail = await self._source.thumbnail(record.image_id)
         if thumbnail is not None:
             await self._target.put_thumbnail(record.image_id, thumbnail)
+
+    # --- generations --------------------------------------------------------------------------------------------------
+
+    async def _generations(self, report: GenerationsReport) -> None:
+        async for job in self._source.jobs.ended():
+            if job.record.expires <= self._clock.now():
+                report.expired += 1
+                continue
+            try:
+                if await self._copy_generation(job):
+                    report.copied += 1
+                else:
+                    report.there_already += 1
+            except SidecarError as error:
+                report.errors += 1
+                self.notes.append(f"{job.record.job_id}: {error.detail}")
+        report.unfinished = len(await self._source.jobs.unfinished())
+        if report.unfinished:
+            self.notes.append(
+                f"generations left because they have not ended: {report.unfinished}. Copied, they could be painted "
+                "twice. Once the directory's sidecar has ended them, migrate again."
+            )
+
+    async def _copy_generation(self, job: StoredJob) -> bool:
+        """Whether it was not there before. Its key comes last, because a key is worth nothing without its job."""
+        new = not await self._has_ended_there(job)
+        if new and job.result is not None:
+            await self._target.jobs.acknowledge(job.record, job.result)
+        digest = job.record.key_digest
+        if digest is not None and await self._source.jobs.key_holder(digest) == job.record.job_id:
+            await self._target.jobs.win_key(job.record)  # unless it was used anew there: that stands
+        return new
+
+    async def _has_ended_there(self, job: StoredJob) -> bool:
+        try:
+            return (await self._target.jobs.read(job.record.job_id)).result is not None
+        except JobNotFound:
+            return False
 
 
 def _digest(path: Path) -> str:

@@ -44,14 +44,14 @@ async def opened_store(
 async def migrated(
     settings: StorageSettings, *, clock: Clock, observer: Observer
 ) -> tuple[MigrationReport, Sequence[str]]:
-    """The directory's images copied to the bucket: how many, and what is wrong with those that were not."""
+    """The directory's images and ended generations copied to the bucket: how many, and what did not come along."""
     with _needing_the_extra():
         from sidecar.storages.migration import Migration
         from sidecar.storages.s3 import opened_s3
     source = FileStorage(settings.path, max_bytes=None, clock=clock, observer=observer)
     async with source.opened() as files, opened_s3(settings, clock=clock, observer=observer, sends=False) as bucket:
         migration = Migration(files, bucket, clock=clock)
-        return await migration.run(), migration.problems
+        return await migration.run(), migration.notes
 
 
 @contextmanager

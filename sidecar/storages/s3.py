@@ -35,6 +35,7 @@ from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer,
 from sidecar.storages import keys, s3_links
 from sidecar.storages.disk import LEFTOVER_SECONDS
 from sidecar.storages.file import FileStorage
+from sidecar.storages.just_sent import JustSent
 from sidecar.storages.recent import RecentImages
 from sidecar.storages.records import decode_record, encode_record
 from sidecar.storages.s3_bucket import BACKEND, Bucket, opened_bucket
@@ -75,6 +76,7 @@ async def opened_s3(
             for task in sending:
                 task.cancel()
             await asyncio.gather(*sending, return_exceptions=True)
+            await storage.just_sent.close()
             if not bucket.away:
                 await bucket.forget_probe(storage.instance)
 
@@ -95,6 +97,7 @@ class S3Storage:
         observer: Observer,
     ) -> None:
         self.instance = secrets.token_hex(6)
+        self.just_sent = JustSent(clock, spool.discard)
         self._bucket = bucket
         self._spool = spool
         self._s3 = s3
@@ -149,6 +152,7 @@ class S3Storage:
             raise
         stored = StoredImage(record=record)
         self._recent.remember(stored)
+        self.just_sent.keep(record.image_id, self._spool.staging.file(image.path), image.size_bytes)
         return stored
 
     async def _hold(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
@@ -250,6 +254,9 @@ class S3Storage:
         parts = urlsplit(self._base_url)
         return None if self._s3.delivery == "proxy" else f"{parts.scheme}://{parts.netloc}"
 
+    def at_hand(self, image_id: ImageId) -> Path | None:
+        return self.just_sent.path(image_id)
+
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
         if image_id in self.waiting:
             return await self._spool.thumbnail(image_id)
@@ -260,6 +267,7 @@ class S3Storage:
             await self._spool.put_thumbnail(image_id, data)
         else:
             await self._bucket.put("commit", keys.thumbnail_key(image_id), data, "image/webp")
+            self.just_sent.drop(image_id)
 
     async def page(
         self, owner: str, *, limit: int, cursor: str | None = None, matches: RecordFilter | None = None
@@ -271,7 +279,7 @@ class S3Storage:
         records: list[ImageRecord] = []
         last, examined = None, 0
         async for name, record in self._records(tag, cursor, limit + 1):
-            if len(records) == limit or (matches is not None and examined == EXAMINED_RECORDS):
+            if len(records) == limit or examined == EXAMINED_RECORDS:
                 return RecordPage(records=tuple(records), cursor=last)
             last, examined = name, examined + 1
             if record is not None and not record.expired(now) and (matches is None or matches(record)):
@@ -366,6 +374,7 @@ class S3Storage:
         """The records first: from then on nobody sees the images. The claims last, when nothing is left to claim."""
         for image_id, _ in images:
             self._recent.forget(image_id)
+            self.just_sent.drop(image_id)
         await self._bucket.delete("delete", [keys.record_key(image_id) for image_id, _ in images])
         rest = [key for image_id, expiry_key in images for key in _keys_besides(image_id, expiry_key)]
         await self._bucket.delete("delete", rest)

@@ -33,6 +33,7 @@ from sidecar.storages.directory import failure_of as disk_failure_of
 from sidecar.storages.s3_circuit import Circuit
 from sidecar.storages.s3_errors import ABSENT, TROUBLES, NotS3, Unreached, code_of, failure_of
 from sidecar.storages.s3_links import Signer
+from sidecar.storages.s3_signing import choose_signer
 
 _T = TypeVar("_T")
 
@@ -75,6 +76,7 @@ async def opened_bucket(
         events = client.meta.events
         events.unregister("before-call.s3", add_expect_header)  # a server that never says 100 holds a PUT for ever
         events.register("before-call.s3.DeleteObjects", _add_md5)
+        events.register("choose-signer.s3.PutObject", choose_signer)
         yield Bucket(client, session, settings, clock=clock, observer=observer, deadline=deadline)
 
 
@@ -101,6 +103,7 @@ class Bucket:
         self._deadline = deadline
         self._circuit = Circuit(clock)
         self._places = asyncio.Semaphore(settings.pool_size)
+        self._downloads = asyncio.Semaphore(settings.pool_size - settings.pool_size // 4)
 
     @property
     def away(self) -> bool:
@@ -113,7 +116,7 @@ class Bucket:
         await self.run(operation, lambda: self._put(key, Body=data, ContentType=content_type))
 
     async def upload(self, operation: str, key: str, file: Path, size: int, **headers: Any) -> None:
-        """Send a local file of known length; it is read as it goes."""
+        """Send a local file of known length; it is read as it goes. With the metadata `sha256` the store checks it."""
 
         try:
             opened = await asyncio.to_thread(file.open, "rb")
@@ -227,7 +230,8 @@ class Bucket:
         part = {"Key": self.prefix + key, "Range": f"bytes={start}-{start + length - 1}"}
         async with contextlib.AsyncExitStack() as stack:
             with self._noted(operation):
-                await stack.enter_async_context(self._place())
+                await stack.enter_async_context(self._place(self._downloads))
+                await stack.enter_async_context(self._place(self._places))
                 answer = await self._admitted(lambda: self._get_object(**part), self._deadline)
             if answer is None:
                 return
@@ -273,7 +277,7 @@ class Bucket:
     async def run(self, operation: str, call: Callable[[], Awaitable[_T]], deadline: float | None = None) -> _T:
         """One call, bounded, timed, its errors translated. `deadline` in seconds, None for that of a small call."""
         with self._noted(operation):
-            async with self._place():
+            async with self._place(self._places):
                 return await self._admitted(call, deadline or self._deadline)
 
     @contextmanager
@@ -292,12 +296,15 @@ class Bucket:
             )
 
     @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """One of the pool's connections, waited for here: the client's own wait looks like the store's silence."""
+    async def _place(self, places: asyncio.Semaphore) -> AsyncIterator[None]:
+        """One of the pool's connections, waited for here: the client's own wait looks like the store's silence.
+
+        Slow downloads leave a quarter of them to everything else.
+        """
         self._circuit.require()
         try:
             async with asyncio.timeout(self._deadline):
-                await self._places.acquire()
+                await places.acquire()
         except TimeoutError as error:
             raise StorageFailure(
                 "This server has more to do with the image store than it can at once.",
@@ -307,7 +314,7 @@ class Bucket:
         try:
             yield
         finally:
-            self._places.release()
+            places.release()
 
     async def _admitted(self, call: Callable[[], Awaitable[_T]], deadline: float) -> _T:
         with self._circuit.call():

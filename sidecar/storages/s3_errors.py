@@ -26,6 +26,8 @@ _BAD_CREDENTIALS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidClientTokenId"}
 )
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
+_ROLES = frozenset({"AssumeRole", "AssumeRoleWithWebIdentity"})
+_CHANGED = frozenset({"XAmzContentSHA256Mismatch", "BadDigest"})
 _BUSY = frozenset({"SlowDown", "ServiceUnavailable", "503", "Throttling", "RequestLimitExceeded"})
 _GATEWAY = frozenset({502, 503, 504})  # not 500, which botocore makes of a 200 that is no XML
 _BROKEN = (EndpointConnectionError, ConnectionClosedError, HTTPClientError, aiohttp.ClientError, OSError)
@@ -53,12 +55,16 @@ def code_of(error: ClientError) -> str:
 
 def failure_of(error: Exception, *, bucket: str, endpoint: str) -> StorageFailure:
     """What a caller is told and, as the detail, what an operator is; `endpoint` is the store's address."""
+    if isinstance(error, ClientError) and error.operation_name in _ROLES:
+        return _failure(f"The role AWS_ROLE_ARN is refused to this pod's identity ({bounded(code_of(error), 60)}).")
     if isinstance(error, ClientError):
         return _answered(error, bucket, endpoint)
     if isinstance(error, NotS3 | ResponseParserError):
         return _misconfigured(f"What answers at {endpoint} is not an S3 store: look at S3_ENDPOINT_URL.")
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
         return _failure("There are no credentials for the image store: the standard AWS ways have none to give.")
+    if isinstance(error, FileNotFoundError | PermissionError):  # the only file that is opened while the store is asked
+        return _failure("The web identity's token cannot be read: look at AWS_WEB_IDENTITY_TOKEN_FILE.")
     if isinstance(error, TimeoutError | ConnectTimeoutError | ReadTimeoutError):
         return _away(Silent, "The image store does not answer.", f"The image store at {endpoint} does not answer.")
     if isinstance(error, SSLError):
@@ -80,6 +86,8 @@ def _answered(error: ClientError, bucket: str, endpoint: str) -> StorageFailure:
         return _failure("The image store refuses this machine's clock: it differs too much from the store's own.")
     if code in _BAD_CREDENTIALS:
         return _failure(f"The image store does not accept the credentials ({code}).")
+    if code in _CHANGED:
+        return _failure("The image store refuses a file that is not what its digest says: it has changed on the way.")
     if code in _BUSY:
         return _away(StoreAway, "The image store asks for patience: it is answering too many others.")
     if status == 403:

@@ -83,7 +83,7 @@ class ImageArguments(Arguments):
 
 
 async def list_generated_images(call: Call, arguments: ListArguments) -> types.CallToolResult:
-    """Newest first. A filtered page may be short and still have a cursor."""
+    """Newest first. A short page may still have a cursor."""
     page = await call.service.list_images(
         limit=arguments.limit,
         cursor=arguments.cursor,

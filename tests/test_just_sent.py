@@ -1,0 +1,112 @@
+"""What was just sent stays at hand for a moment: bounded, gone with its image, and missed by nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.config import read_settings
+from sidecar.domain import ImageId
+from sidecar.ports import SystemClock
+from sidecar.storages.file import FileStorage
+from sidecar.storages.just_sent import KEPT_BYTES, KEPT_SECONDS, JustSent
+from sidecar.storages.s3 import opened_s3
+from tests.odd_store import Odd, at, odd
+from tests.storage_contract import HeldClock, put
+
+__all__ = ["odd"]
+
+
+class Alarm(SystemClock):
+    """Sleeps until it is told that the time is over."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+        self.over = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        self.asked.append(seconds)
+        await self.over.wait()
+
+
+@pytest.fixture
+async def spool(tmp_path: Path) -> AsyncIterator[FileStorage]:
+    storage = FileStorage(tmp_path / "spool", max_bytes=None, clock=HeldClock(), observer=lambda event: None)
+    async with storage.opened() as opened:
+        yield opened
+
+
+async def sent(spool: FileStorage, just_sent: JustSent, size: int = 4) -> ImageId:
+    """An image whose stage has been left after it was taken over, `size` as its taker was told."""
+    image_id = ImageId.new(HeldClock().now())
+    async with spool.stage(image_id, 4) as staged:
+        await staged.write(b"done")
+        await spool.finish(staged.path)
+        just_sent.keep(image_id, spool.staging.file(staged.path), size)
+    return image_id
+
+
+def files(spool: FileStorage, tmp_path: Path) -> list[bytes]:
+    return [path.read_bytes() for path in (tmp_path / "spool" / "staging").iterdir()]
+
+
+async def test_it_stays_when_its_stage_is_left_and_goes_when_its_time_is_over(
+    spool: FileStorage, tmp_path: Path
+) -> None:
+    clock = Alarm()
+    just_sent = JustSent(clock, spool.discard)
+    image_id = await sent(spool, just_sent)
+    path = just_sent.path(image_id)
+    assert path is not None
+    assert path.read_bytes() == b"done"
+    clock.over.set()
+    while just_sent.path(image_id) is not None:
+        await asyncio.sleep(0)
+    assert clock.asked == [KEPT_SECONDS]
+    await just_sent.close()
+    assert files(spool, tmp_path) == []
+
+
+async def test_the_oldest_goes_when_there_is_too_much(spool: FileStorage, tmp_path: Path) -> None:
+    just_sent = JustSent(Alarm(), spool.discard)
+    ids = [await sent(spool, just_sent, KEPT_BYTES // 2) for _ in range(3)]
+    assert [just_sent.path(image_id) is not None for image_id in ids] == [False, True, True]
+    await just_sent.close()
+    assert files(spool, tmp_path) == []
+
+
+async def test_what_is_too_large_goes_with_its_stage(spool: FileStorage, tmp_path: Path) -> None:
+    just_sent = JustSent(Alarm(), spool.discard)
+    assert just_sent.path(await sent(spool, just_sent, KEPT_BYTES + 1)) is None
+    assert files(spool, tmp_path) == []
+
+
+async def test_it_goes_with_its_image_with_its_first_thumbnail_and_with_the_store(odd: Odd, tmp_path: Path) -> None:
+    given = read_settings({**at(odd), "STORAGE_PATH": str(tmp_path), "SPOOL_PATH": str(tmp_path)}).storage
+    async with opened_s3(given, clock=HeldClock(), observer=lambda event: None) as store:
+        ids = [(await put(store, HeldClock().now())).record.image_id for _ in range(3)]
+        await store.delete(ids[0])
+        await store.put_thumbnail(ids[1], b"small")
+        assert [store.at_hand(image_id) is not None for image_id in ids] == [False, False, True]
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+@pytest.mark.parametrize("result", ["thumbnail", "full"])
+async def test_a_file_that_has_gone_in_this_moment_is_read_from_the_store(
+    result: str, odd: Odd, start_sidecar: Any, tmp_path: Path
+) -> None:
+    sidecar = await start_sidecar(**at(odd), SPOOL_PATH=str(tmp_path / "spool"))
+
+    def lose_the_file(key: str) -> None:
+        if key.startswith("records/"):  # the last that is sent of an image
+            for path in (tmp_path / "spool" / "staging").glob("*.part"):
+                path.unlink()
+
+    odd.on_kept = lose_the_file
+    made = await sidecar.generate(result=result, width=64, height=64)
+    assert [block.type for block in made.content] == ["text", "resource_link", "image"]
+    assert "No preview" not in made.content[0].text
