@@ -353,6 +353,21 @@ def _room(volume: Mapping[str, Any], rendering: Rendering) -> int | None:
     return None
 
 
+def a_claim_is_written_by_its_group(rendering: Rendering) -> Lines:
+    for pod in pods(rendering):
+        store = _volume_at(pod, PurePosixPath(environment(_sidecar(pod), rendering).get("STORAGE_PATH", "/")))
+        claimed = "persistentVolumeClaim" in pod.volumes.get(store or "", {})
+        if claimed and "fsGroup" not in pod.spec.get("securityContext", {}):
+            yield f"{pod.title}: has no fsGroup, and the volume {store!r} is root's"
+
+
+def volumes_are_defined_once(rendering: Rendering) -> Lines:
+    for pod in pods(rendering):
+        names = [volume["name"] for volume in pod.spec.get("volumes", [])]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"{pod.title}: the volume {name!r} is defined {names.count(name)} times"
+
+
 def other_paths_are_writable(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         mounts = [PurePosixPath(mount["mountPath"]) for mount in _sidecar(pod).get("volumeMounts", [])]
@@ -385,18 +400,23 @@ def the_autoscaler_is_the_right_one(rendering: Rendering) -> Lines:
             continue
         chosen = pod.source["metadata"].get("annotations", {}).get("serving.kserve.io/autoscalerClass")
         scaled = list(rendering.of_kind("ScaledObject"))
-        if rendering.ours and chosen != ("external" if scaled else "none"):
+        if _replicas_are_ours(rendering) and chosen != ("external" if scaled else "none"):
             yield f"{pod.title}: autoscalerClass is {chosen} with {len(scaled)} ScaledObjects"
         for document in scaled:
             yield from (f"{title(document)}: {problem}" for problem in _scaling_problems(document, pod))
+
+
+def _replicas_are_ours(rendering: Rendering) -> bool:
+    """How many pods there are is said by us, and not by the owner of the InferenceService."""
+    return rendering.ours or any(rendering.of_kind("ScaledObject"))
 
 
 def a_rollout_needs_no_spare_gpu(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         strategy = pod.source["spec"].get("predictor", {}).get("deploymentStrategy", {})
         rolling, wanted = strategy.get("rollingUpdate"), {"maxSurge": 0, "maxUnavailable": 1}
-        rolls = rendering.ours and pod.container(RUNTIME) is not None and pod.strategy == "RollingUpdate"
-        if rolls and rolling != wanted:
+        rolls = pod.container(RUNTIME) is not None and pod.strategy == "RollingUpdate"
+        if rolls and _replicas_are_ours(rendering) and rolling != wanted:
             yield f"{pod.title}: rollingUpdate is {rolling}, not {wanted}: a surge wants a GPU more"
 
 
@@ -478,6 +498,8 @@ ASSERTIONS: tuple[Callable[[Rendering], Iterable[str]], ...] = (
     nothing_of_the_node_is_shared,
     pods_are_restricted,
     the_store_has_room,
+    a_claim_is_written_by_its_group,
+    volumes_are_defined_once,
     other_paths_are_writable,
     several_pods_share_their_store,
     the_autoscaler_is_the_right_one,
