@@ -18,7 +18,8 @@ import yaml
 
 from tests.real_parts import require
 from tools.manifests.__main__ import with_combinations
-from tools.manifests.assertions import ASSERTIONS, KNOWN, broken
+from tools.manifests.assertions import ASSERTIONS, broken
+from tools.manifests.configured import KNOWN
 from tools.manifests.foreign_variables import FOREIGN_VARIABLES
 from tools.manifests.one_place import different_sidecars, names_elsewhere
 from tools.manifests.quantities import quantity

@@ -1,4 +1,4 @@
-"""The sidecar attached to an InferenceService of others: every store, with all that docs/deploy.md lets stand beside it."""
+"""The sidecar attached to an InferenceService of others: each store, with all that docs/deploy.md allows beside it."""
 
 from __future__ import annotations
 
