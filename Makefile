@@ -20,7 +20,7 @@ test: $(VENV)/.dev ## all tests but the heavy real components; ARGS goes to pyte
 quick: $(VENV)/.dev ## the tests without real browsers, buckets and Prometheus: under two minutes
 	$(BIN)/python -m pytest -m "not e2e and not npm and not container and not real" $(ARGS)
 
-check: lint types floors docs-check manifests test ## everything CI runs but make e2e and make conformance
+check: lint types floors docs-check manifests test ## everything CI runs but make e2e, make conformance and make container-test, which take minutes each
 
 lint: $(VENV)/.dev ## ruff: style and common mistakes
 	$(BIN)/ruff format --check .
