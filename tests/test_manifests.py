@@ -22,6 +22,7 @@ from tools.manifests.assertions import ASSERTIONS, broken
 from tools.manifests.configured import KNOWN
 from tools.manifests.foreign_variables import FOREIGN_VARIABLES
 from tools.manifests.one_place import different_sidecars, names_elsewhere
+from tools.manifests.pods import pods
 from tools.manifests.quantities import quantity
 from tools.manifests.rendering import ROOT, NotRendered, Rendering, folders, kubectl, rendered
 from tools.manifests.schemas import CUSTOM, invalid
@@ -572,3 +573,36 @@ def test_a_store_before_the_volumes_is_refused(combined: Path) -> None:
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     with pytest.raises(NotRendered):
         rendered(folder)
+
+
+def test_the_commands_of_the_deployment_guide_name_what_is_there(renderings: dict[str, Rendering]) -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^ +kubectl (.*?)(?: +#.*)?$", text, re.MULTILINE)
+    examples = [*yaml.safe_load_all((ROOT / "manifests" / "model-claim.example.yaml").read_text())]
+    for command in commands:
+        for option, path in re.findall(r"(-[kf]) (\S+)", command):
+            assert (ROOT / path).is_dir() == (option == "-k"), command
+            assert (ROOT / path).exists(), command
+        for namespace in re.findall(r"-n (\S+)", command):
+            (rendering,) = (found for found in renderings.values() if found.one("Namespace", namespace))
+            known = {f"{document['kind'].lower()}/{document['metadata']['name']}" for document in examples}
+            known |= {f"{document['kind'].lower()}/{document['metadata']['name']}" for document in rendering.documents}
+            assert {*re.findall(r"\b(?:service|pod)/\S+", command)} <= known, command
+    assert len(commands) >= 9
+
+
+def test_the_command_that_makes_the_secret_makes_what_the_pod_reads(renderings: dict[str, Rendering]) -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    command = re.search(r"^ +kubectl (.*create secret.*)$", text, re.MULTILINE)
+    assert command is not None
+    made = subprocess.run(
+        [str(kubectl()), *command[1].split(), "--dry-run=client", "-o", "yaml"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    secret = yaml.safe_load(made.stdout)
+    (pod,) = pods(renderings["s3"])
+    read = [source["secretRef"]["name"] for source in pod.containers[1]["envFrom"] if "secretRef" in source]
+    assert ([secret["metadata"]["name"]], secret["metadata"]["namespace"]) == (read, "image-generation-s3")
+    assert {*secret["data"]} == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
