@@ -20,7 +20,7 @@ test: $(VENV)/.dev ## all tests but the heavy real components; ARGS goes to pyte
 quick: $(VENV)/.dev ## the tests without real browsers, buckets and Prometheus: under two minutes
 	$(BIN)/python -m pytest -m "not e2e and not npm and not container and not real" $(ARGS)
 
-check: lint types floors docs-check manifests test ## everything CI runs but make e2e and make conformance
+check: lint types floors docs-check manifests test ## everything CI runs but make e2e, make conformance and make container-test, which take minutes each
 
 lint: $(VENV)/.dev ## ruff: style and common mistakes
 	$(BIN)/ruff format --check .
@@ -48,7 +48,7 @@ conformance: $(VENV)/.dev .node/node tests/npm/node_modules/.installed ## the MC
 	NODE=$(CURDIR)/.node/node $(BIN)/python -m pytest -m npm -n 0 --timeout 120 tests/npm $(ARGS)
 
 container-test: $(VENV)/.dev ## the container image built and run (Linux, root, Python 3.13; Debian's buildah podman runc mmdebstrap)
-	$(BIN)/python -m pytest -m container -n 0 --timeout 400 tests/container $(ARGS)
+	$(BIN)/python -m pytest -m container -n 0 --timeout 600 tests/container $(ARGS)
 
 bench: $(VENV)/.dev .venv-peer/.installed ## speed and memory beside a FastMCP peer and nginx; ARGS names sections
 	PEER_PYTHON=$(CURDIR)/.venv-peer/bin/python $(BIN)/python bench/run.py $(ARGS)

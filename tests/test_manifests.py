@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import pytest
 import yaml
 
 from tests.real_parts import require
-from tools.manifests.assertions import ASSERTIONS, KNOWN, broken
+from tools.manifests.__main__ import with_combinations
+from tools.manifests.assertions import ASSERTIONS, broken
+from tools.manifests.configured import KNOWN
 from tools.manifests.foreign_variables import FOREIGN_VARIABLES
 from tools.manifests.one_place import different_sidecars, names_elsewhere
+from tools.manifests.pods import pods
 from tools.manifests.quantities import quantity
-from tools.manifests.rendering import ROOT, Rendering, folders, kubectl, rendered
+from tools.manifests.rendering import ROOT, NotRendered, Rendering, folders, kubectl, rendered
 from tools.manifests.schemas import CUSTOM, invalid
 
 pytestmark = pytest.mark.real
@@ -29,14 +33,36 @@ Edit = Callable[[Any], None]
 
 
 @pytest.fixture(scope="module")
-def renderings() -> dict[str, Rendering]:
+def renderings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rendering]:
     require(kubectl() is not None, "kubectl is not here: `make manifests` sets it up")
-    return {folder.name: rendered(folder) for folder in folders(ROOT)}
+    return {
+        folder.name: rendered(folder) for folder in folders(with_combinations(ROOT, tmp_path_factory.mktemp("tree")))
+    }
 
 
-def test_every_overlay_and_example_is_as_it_must_be(renderings: dict[str, Rendering]) -> None:
+def test_every_overlay_example_and_combination_is_as_it_must_be(renderings: dict[str, Rendering]) -> None:
     assert {name: broken(rendering) for name, rendering in renderings.items() if broken(rendering)} == {}
     assert {*renderings} >= {"local", "pvc", "s3", "prod", "standalone", "attach-model", "attach-containers"}
+
+
+@pytest.mark.parametrize("form", ["model", "containers"])
+@pytest.mark.parametrize(
+    ("store", "beside"),
+    [
+        ("emptydir", {"PodMonitor", "NetworkPolicy"}),
+        ("pvc-rwx", {"PodMonitor", "NetworkPolicy", "ScaledObject", "PodDisruptionBudget", "PersistentVolumeClaim"}),
+        ("s3", {"PodMonitor", "NetworkPolicy", "ScaledObject", "PodDisruptionBudget"}),
+    ],
+)
+def test_everything_composes_with_an_inference_service_of_others(
+    renderings: dict[str, Rendering], form: str, store: str, beside: set[str]
+) -> None:
+    rendering = renderings[f"attach-{form}-{store}"]
+    always = {"InferenceService", "Service", "ConfigMap", "PrometheusRule"}
+    assert {document["kind"] for document in rendering.documents} == always | beside
+    assert _of(rendering, "InferenceService")["metadata"]["name"] == "water-colours"
+    own = [document for document in rendering.documents if not document["metadata"]["name"].endswith("-dashboard")]
+    assert not re.search(r"\bimage-generation\b(?!-mcp)|stable-diffusion", yaml.safe_dump_all(own))
 
 
 def test_every_object_fits_its_schema(renderings: dict[str, Rendering]) -> None:
@@ -266,6 +292,14 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
         _at("PersistentVolumeClaim.spec.resources.requests.storage", "40Gi"),
         "it must be less",
     ),
+    ("a_claim_is_written_by_its_group", "pvc", _at(f"{POD}.securityContext.fsGroup", ...), "has no fsGroup"),
+    ("a_claim_is_written_by_its_group", "attach-model-pvc-rwx", _at(f"{POD}.securityContext", ...), "has no fsGroup"),
+    (
+        "volumes_are_defined_once",
+        "attach-model-s3",
+        _at(f"{POD}.volumes.0", {"name": "images", "emptyDir": {}}),
+        "the volume 'images' is defined 2 times",
+    ),
     ("other_paths_are_writable", "s3", _at("ConfigMap.data.SPOOL_PATH", "/srv/spool"), "/srv/spool is on no volume"),
     ("other_paths_are_writable", "local", _at(f"{SIDECAR}.volumeMounts.0", ...), "/tmp is on no volume"),
     ("several_pods_share_their_store", "local", _at(f"{POD}.maxReplicas", 2), "up to 2 replicas on an emptyDir"),
@@ -279,6 +313,12 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ),
     ("the_autoscaler_is_the_right_one", "prod", _without("ScaledObject"), "autoscalerClass is external with 0"),
     ("the_autoscaler_is_the_right_one", "prod", _at("ScaledObject.spec.scaleTargetRef.name", "x"), "scales x, KServe"),
+    (
+        "the_autoscaler_is_the_right_one",
+        "attach-model-s3",
+        _at("InferenceService.metadata.annotations.serving~kserve~io/autoscalerClass", "hpa"),
+        "autoscalerClass is hpa with 1",
+    ),
     ("the_autoscaler_is_the_right_one", "prod", _at("ScaledObject.spec.maxReplicaCount", 9), "has other bounds than"),
     ("the_autoscaler_is_the_right_one", "prod", _at("ScaledObject.metadata.namespace", "x"), "of other namespaces"),
     (
@@ -370,6 +410,27 @@ def test_no_two_renderings_share_a_namespace(renderings: dict[str, Rendering]) -
     assert len(set().union(*namespaces.values())) == len(namespaces), namespaces
 
 
+OTHER_NAMES = [
+    ("networkpolicy/kustomization", "NetworkPolicy/image-generation-mcp: selects"),
+    ("podmonitor/kustomization", "PodMonitor/image-generation-mcp: selects"),
+    ("pdb/kustomization", "PodDisruptionBudget/image-generation-mcp: selects"),
+    (
+        "keda/kustomization",
+        "ScaledObject/image-generation-mcp: scales eu-west-3-predictor, KServe calls the Deployment water-",
+    ),
+    ("keda/namespace/replacement", "ScaledObject/image-generation-mcp: counts generations of other namespaces"),
+]
+
+
+@pytest.mark.parametrize(("part", "line"), OTHER_NAMES, ids=[part for part, _ in OTHER_NAMES])
+def test_a_component_that_does_not_ask_for_the_owners_names_is_found(combined: Path, part: str, line: str) -> None:
+    component = combined / "kustomize" / "components" / f"{part}.yaml"
+    source = re.search(r"\{kind: InferenceService, fieldPath: [\w.]+\}", component.read_text())
+    assert source is not None
+    spoil(combined, str(component), source[0], "{kind: ConfigMap, name: names, fieldPath: data.region}")
+    assert any(line in text for text in broken(rendered(combined / "kustomize" / "examples" / "attach-model-s3")))
+
+
 def test_monitorings_namespace_stands_in_one_place(tree: Path) -> None:
     prod = ROOT / "kustomize" / "overlays" / "prod"
     shutil.copytree(prod, tree / "kustomize" / "overlays" / "prod")
@@ -386,6 +447,12 @@ def tree(tmp_path: Path, renderings: dict[str, Rendering]) -> Path:
     for part in ("kustomize", "manifests"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("examples", "prod", "standalone"))
     return tmp_path
+
+
+@pytest.fixture
+def combined(tmp_path: Path, renderings: dict[str, Rendering]) -> Path:
+    """A copy of all that is rendered, with the combinations of attaching."""
+    return with_combinations(ROOT, tmp_path)
 
 
 def spoil(tree: Path, path: str, before: str, after: str) -> None:
@@ -451,11 +518,11 @@ def leaves(value: Any, path: str) -> dict[str, Any]:
     return {key: leaf for name, below in value.items() for key, leaf in leaves(below, f"{path}.{name}").items()}
 
 
-@pytest.mark.parametrize("form", ["model", "containers"])
-def test_the_deployment_guide_says_what_attaching_overwrites(form: str) -> None:
-    component = ROOT / "kustomize" / "components" / "attach" / form / "kustomization.yaml"
+@pytest.mark.parametrize("part", ["attach/model", "attach/containers", "pvc-rwx", "keda"])
+def test_the_deployment_guide_says_what_attaching_overwrites(part: str) -> None:
+    component = ROOT / "kustomize" / "components" / part / "kustomization.yaml"
     patch = yaml.safe_load(yaml.safe_load(component.read_text())["patches"][0]["patch"])
-    written = leaves(patch["spec"], "spec") | patch["metadata"]["annotations"]
+    written = leaves(patch["spec"], "spec") | patch["metadata"].get("annotations", {})
     text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| (?:the annotation )?`([\w./]+)` \| `?(\w+)", text, re.MULTILINE)
     assert {name: str(value).lower() for name, value in written.items()}.items() <= {
@@ -469,3 +536,73 @@ def test_the_deployment_guide_knows_every_overlay_and_names_no_folder_that_is_no
         assert f"`{folder.name}`" in text or f"examples/{folder.name}`" in text, folder.name
     for path in re.findall(r"\b(?:kustomize|manifests)/[\w./-]+\w", text):
         assert (ROOT / path).exists(), path
+
+
+def test_the_kustomization_of_the_deployment_guide_can_be_copied(
+    tmp_path: Path, renderings: dict[str, Rendering]
+) -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    kustomization, names = re.findall(r"^```yaml\n(apiVersion: .*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "kustomization.yaml").write_text(kustomization)
+    (tmp_path / "names.yaml").write_text(names)
+    shutil.copy(ROOT / "kustomize" / "examples" / "attach-model" / "inferenceservice.yaml", tmp_path)
+    for part in ("kustomize", "manifests"):
+        shutil.copytree(ROOT / part, tmp_path / "mcp-image-sidecar" / part)
+    rendering = replace(rendered(tmp_path), own_claims=frozenset({"models"}))
+    assert [*broken(rendering), *invalid(rendering)] == []
+    assert {"PodMonitor", "NetworkPolicy", "ScaledObject", "PodDisruptionBudget"} <= {
+        document["kind"] for document in rendering.documents
+    }
+
+
+@pytest.mark.parametrize("store", ["pvc-rwx", "s3"])
+def test_what_comes_after_the_store_may_come_in_any_order(combined: Path, store: str) -> None:
+    folder = combined / "kustomize" / "examples" / f"attach-model-{store}"
+    before = rendered(folder).documents
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    form, volumes, store_component, *beside = kustomization["components"]
+    kustomization["components"] = [form, volumes, store_component, *reversed(beside)]
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    assert sorted(rendered(folder).documents, key=str) == sorted(before, key=str)
+
+
+def test_a_store_before_the_volumes_is_refused(combined: Path) -> None:
+    folder = combined / "kustomize" / "examples" / "attach-model-s3"
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    kustomization["components"].insert(0, kustomization["components"].pop(2))
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    with pytest.raises(NotRendered):
+        rendered(folder)
+
+
+def test_the_commands_of_the_deployment_guide_name_what_is_there(renderings: dict[str, Rendering]) -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^ +kubectl (.*?)(?: +#.*)?$", text, re.MULTILINE)
+    examples = [*yaml.safe_load_all((ROOT / "manifests" / "model-claim.example.yaml").read_text())]
+    for command in commands:
+        for option, path in re.findall(r"(-[kf]) (\S+)", command):
+            assert (ROOT / path).is_dir() == (option == "-k"), command
+            assert (ROOT / path).exists(), command
+        for namespace in re.findall(r"-n (\S+)", command):
+            (rendering,) = (found for found in renderings.values() if found.one("Namespace", namespace))
+            known = {f"{document['kind'].lower()}/{document['metadata']['name']}" for document in examples}
+            known |= {f"{document['kind'].lower()}/{document['metadata']['name']}" for document in rendering.documents}
+            assert {*re.findall(r"\b(?:service|pod)/\S+", command)} <= known, command
+    assert len(commands) >= 9
+
+
+def test_the_command_that_makes_the_secret_makes_what_the_pod_reads(renderings: dict[str, Rendering]) -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    command = re.search(r"^ +kubectl (.*create secret.*)$", text, re.MULTILINE)
+    assert command is not None
+    made = subprocess.run(
+        [str(kubectl()), *command[1].split(), "--dry-run=client", "-o", "yaml"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    secret = yaml.safe_load(made.stdout)
+    (pod,) = pods(renderings["s3"])
+    read = [source["secretRef"]["name"] for source in pod.containers[1]["envFrom"] if "secretRef" in source]
+    assert ([secret["metadata"]["name"]], secret["metadata"]["namespace"]) == (read, "image-generation-s3")
+    assert {*secret["data"]} == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}

@@ -1,11 +1,15 @@
-"""Check every overlay and example: a line for each problem, exit 1 if there is one. An argument names another tree."""
+"""Check every overlay, example and combination with an InferenceService of others: a line for each problem, exit 1 if
+there is one. An argument names another tree."""
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from tools.manifests.assertions import broken
+from tools.manifests.attaching import write_combinations
 from tools.manifests.one_place import different_sidecars, names_elsewhere
 from tools.manifests.rendering import ROOT, NotRendered, Rendering, folders, rendered
 from tools.manifests.schemas import ci_accepts, custom_kinds_unchecked, invalid
@@ -26,8 +30,17 @@ def problems_of(root: Path) -> tuple[list[Rendering], list[str]]:
     return renderings, [*problems, *different_sidecars(renderings)]
 
 
+def with_combinations(root: Path, scratch: Path) -> Path:
+    for part in ("kustomize", "manifests"):
+        shutil.copytree(root / part, scratch / part)
+    write_combinations(scratch)
+    return scratch
+
+
 def main() -> None:
-    renderings, problems = problems_of(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT)
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
+    with tempfile.TemporaryDirectory() as scratch:
+        renderings, problems = problems_of(with_combinations(root, Path(scratch)))
     reason = custom_kinds_unchecked()
     if reason is not None:
         print(reason if ci_accepts(reason) else f"{reason}, and CI must not skip this")

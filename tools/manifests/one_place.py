@@ -34,16 +34,20 @@ def names_elsewhere(root: Path, folder: Path) -> Iterator[str]:
             yield str(error)
             return
     text, ours = yaml.safe_dump_all(rendering.documents), rendering.ours  # a team's own files say what they like
-    for key, value in before.items():
+    for index, (key, value) in enumerate(before.items()):
         if value in text and ours:
             yield f"names.yaml: {key} is {value!r}, and that stands somewhere else too"
-        if document["data"][key] not in text:
+        if _word(index) not in text:
             yield f"names.yaml: {key} goes nowhere"
 
 
 def _renamed(value: str, index: int) -> str:
     """Of the same form, since a component may take only a part of it."""
-    return re.sub(r"[A-Za-z][\w-]*", f"other-{index}", value)
+    return re.sub(r"[A-Za-z][\w-]*", _word(index), value)
+
+
+def _word(index: int) -> str:
+    return f"word-{index}-of-others"
 
 
 def different_sidecars(renderings: list[Rendering]) -> Iterator[str]:

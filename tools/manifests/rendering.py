@@ -15,6 +15,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 OWN_CLAIMS = "image-generation-mcp/own-claims"
 Document = dict[str, Any]
+Lines = Iterator[str]
+"""A line for each problem."""
 
 
 class NotRendered(Exception):

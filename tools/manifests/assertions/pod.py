@@ -1,0 +1,59 @@
+"""Which containers a pod has, how it is probed and how it ends."""
+
+from __future__ import annotations
+
+from tools.manifests.configured import configured, sidecar_of
+from tools.manifests.pods import RUNTIME, SIDECAR, pods
+from tools.manifests.rendering import Lines, Rendering, title
+
+
+def containers_are_in_order(rendering: Rendering) -> Lines:
+    for pod in pods(rendering):
+        names = [container["name"] for container in pod.containers]
+        wanted = [SIDECAR] if pod.source["kind"] == "Deployment" else [RUNTIME, SIDECAR]
+        if names[: len(wanted)] != wanted or names.count(SIDECAR) != 1:
+            yield f"{pod.title}: containers are {names}, not {wanted}; KServe overwrites what comes before {RUNTIME}"
+
+
+def the_mode_is_standard(rendering: Rendering) -> Lines:
+    for document in rendering.of_kind("InferenceService"):
+        mode = document["metadata"].get("annotations", {}).get("serving.kserve.io/deploymentMode")
+        if mode != "Standard":
+            yield f"{title(document)}: deploymentMode is {mode}; Knative allows one port and ends pods that have jobs"
+
+
+def every_container_asks_for_cpu(rendering: Rendering) -> Lines:
+    for pod in pods(rendering):
+        for container in pod.all_containers:
+            asked = container.get("resources", {}).get("requests", {}).get("cpu")
+            if not asked and container["name"] not in pod.foreign:
+                yield f"{pod.title}: {container['name']} requests no cpu; an autoscaler on CPU stands still without"
+
+
+def probes_ask_the_right_routes(rendering: Rendering) -> Lines:
+    wanted = {"startupProbe": "/startupz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+    for pod in pods(rendering):
+        for kind, path in wanted.items():
+            asked = sidecar_of(pod).get(kind, {}).get("httpGet", {}).get("path")
+            if asked != path:
+                yield f"{pod.title}: the sidecar's {kind} asks {asked}, not {path}"
+        runtime = pod.container(RUNTIME) or {}
+        if "livenessProbe" in runtime or "httpGet" in runtime.get("readinessProbe", {}):
+            yield f"{pod.title}: {RUNTIME} is probed by HTTP, which a predict blocks"
+
+
+def nothing_is_cut_off_when_a_pod_ends(rendering: Rendering) -> Lines:
+    for pod, settings in configured(rendering):
+        grace = pod.spec.get("terminationGracePeriodSeconds", 30)
+        if grace <= settings.listen.shutdown_grace:
+            yield (
+                f"{pod.title}: terminationGracePeriodSeconds is {grace}, which is not longer than the sidecar's grace, "
+                f"{settings.listen.shutdown_grace:.0f}"
+            )
+        runtime = pod.container(RUNTIME)
+        hook = (runtime or {}).get("lifecycle", {}).get("preStop", {}).get("httpGet")
+        if runtime is not None and hook != {"path": "/drained", "port": settings.listen.port}:
+            yield f"{pod.title}: {RUNTIME}'s preStop is {hook}, not a GET of /drained on {settings.listen.port}"
+        timeout = pod.source["spec"].get("predictor", {}).get("timeout", 60)
+        if runtime is not None and timeout <= settings.models[0].timeout:
+            yield f"{pod.title}: timeout is {timeout}, which is not longer than RUNTIME_TIMEOUT"
