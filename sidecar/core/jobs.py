@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -22,6 +21,7 @@ from sidecar.core.job import Job, JobView, look_at_failure
 from sidecar.core.job_takeover import JobTakeover
 from sidecar.core.job_views import JobViews
 from sidecar.core.job_watch import JobWatch
+from sidecar.core.key_locks import KeyLocks
 from sidecar.core.service import ImageService
 from sidecar.domain import (
     ANONYMOUS,
@@ -66,7 +66,7 @@ class JobService:
         self._observer = observer
         self._jobs: dict[JobId, Job] = {}
         self._unacknowledged: dict[JobId, Job] = {}
-        self._keys: dict[str, _Users] = {}
+        self._keys = KeyLocks()
         self._watches: dict[JobId, JobWatch] = {}
         self._leaving = False
         self._views = JobViews(images, clock)
@@ -112,7 +112,7 @@ class JobService:
         )
         if record.key_digest is None:
             return self._take(record).job_id
-        async with self._only_one(record.key_digest):
+        async with self._keys.alone(record.key_digest):
             return await self._take_once(record, record.key_digest)
 
     async def _take_once(self, record: JobRecord, key_digest: str) -> JobId:
@@ -125,19 +125,6 @@ class JobService:
         if job.lost:
             return await self._same(await self._store.win_key(record), record.arguments_digest)
         return record.job_id
-
-    @asynccontextmanager
-    async def _only_one(self, key_digest: str) -> AsyncIterator[None]:
-        """Calls with one key go one after the other here; across pods the store decides."""
-        users = self._keys.setdefault(key_digest, _Users())
-        users.count += 1
-        try:
-            async with users.lock:
-                yield
-        finally:
-            users.count -= 1
-            if not users.count:
-                del self._keys[key_digest]
 
     async def _same(self, job_id: JobId, arguments_digest: str) -> JobId:
         local = self._jobs.get(job_id)
@@ -413,11 +400,3 @@ class JobService:
         finally:
             if not claimed:
                 self._lose(job)
-
-
-class _Users:
-    """A lock, and how many want it."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.count = 0

@@ -39,6 +39,7 @@ from sidecar.storages.just_sent import JustSent
 from sidecar.storages.recent import RecentImages
 from sidecar.storages.records import decode_record, encode_record
 from sidecar.storages.s3_bucket import BACKEND, Bucket, opened_bucket
+from sidecar.storages.s3_deletions import CLAIMS, BucketDeletions
 from sidecar.storages.s3_inventory import BucketInventory
 from sidecar.storages.s3_jobs import S3Jobs
 from sidecar.storages.s3_spool import WaitingImages, tell
@@ -46,8 +47,6 @@ from sidecar.storages.undisturbed import to_its_end
 
 _SPOOL_SHARE = 0.5
 """Of what is free on the spool's volume: its bound where none was given."""
-_CLAIMS = "deleting/"
-_EXTENSIONS = ("png", "jpg", "webp")
 
 
 @asynccontextmanager
@@ -107,6 +106,7 @@ class S3Storage:
         self._observer = observer
         self._recent = RecentImages(clock)
         self._inventory = BucketInventory(bucket)
+        self._deletions = BucketDeletions(bucket, self._record, self._forget)
         self._was_writable = False
         self.waiting = WaitingImages(spool, self.send, clock=clock, observer=observer)
 
@@ -325,7 +325,7 @@ class S3Storage:
             async with self.waiting.alone_with(image_id):
                 if image_id in self.waiting:
                     return await self._delete_waiting(image_id)
-        return await self._delete_sent(image_id)
+        return await self._deletions.one(image_id)
 
     async def _delete_waiting(self, image_id: ImageId) -> Deletion:
         """Also in the bucket, where it may be after all: the answer to its sending may have been lost."""
@@ -334,51 +334,15 @@ class S3Storage:
             expires = (await self._spool.get(image_id)).record.expires
         deletion = await self.waiting.delete(image_id)
         with contextlib.suppress(StorageFailure):
-            await self._remove([(image_id, keys.expiry_key(expires, image_id) if expires else None)], [])
-        return deletion
-
-    async def _delete_sent(self, image_id: ImageId) -> Deletion:
-        record = await self._record(image_id, "delete")
-        if record is None:
-            return Deletion(first=False)
-        deletion = await self._claimed(image_id, record)
-        expiry_key = keys.expiry_key(record.expires, image_id) if record.expires else None
-        await self._remove([(image_id, expiry_key)], [image_id] if deletion.first else [])
+            await self._deletions.remove([(image_id, keys.expiry_key(expires, image_id) if expires else None)])
         return deletion
 
     async def delete_expired(self, expired: Sequence[ExpiredImage]) -> list[Deletion | BaseException]:
-        outcomes = await asyncio.gather(*(self._claim_expired(one.image_id) for one in expired), return_exceptions=True)
-        work = list(zip(expired, outcomes, strict=True))
-        await self._remove(
-            [(one.image_id, one.key) for one, outcome in work if isinstance(outcome, Deletion)],
-            [one.image_id for one, outcome in work if isinstance(outcome, Deletion) and outcome.first],
-        )
-        return outcomes
+        return await self._deletions.expired(expired)
 
-    async def _claim_expired(self, image_id: ImageId) -> Deletion:
-        record = await self._record(image_id, "delete")
-        return Deletion(first=False) if record is None else await self._claimed(image_id, record)
-
-    async def _claimed(self, image_id: ImageId, record: ImageRecord) -> Deletion:
-        """Of those who want to delete an image one makes the claim, and it holds only while the record is there."""
-        claim = f"{_CLAIMS}{image_id}"
-        if not await self._bucket.create_once("delete", claim, b"{}"):
-            return Deletion(first=False)
-        if await self._bucket.head("delete", keys.record_key(image_id)) is None:
-            await self._bucket.delete("delete", [claim])
-            return Deletion(first=False)
-        thumbnail = await self._bucket.head("delete", keys.thumbnail_key(image_id))
-        return Deletion(first=True, freed_bytes=record.size_bytes + (thumbnail["ContentLength"] if thumbnail else 0))
-
-    async def _remove(self, images: Sequence[tuple[ImageId, str | None]], claims: Sequence[ImageId]) -> None:
-        """The records first: from then on nobody sees the images. The claims last, when nothing is left to claim."""
-        for image_id, _ in images:
-            self._recent.forget(image_id)
-            self.just_sent.drop(image_id)
-        await self._bucket.delete("delete", [keys.record_key(image_id) for image_id, _ in images])
-        rest = [key for image_id, expiry_key in images for key in _keys_besides(image_id, expiry_key)]
-        await self._bucket.delete("delete", rest)
-        await self._bucket.delete("delete", [f"{_CLAIMS}{image_id}" for image_id in claims])
+    def _forget(self, image_id: ImageId) -> None:
+        self._recent.forget(image_id)
+        self.just_sent.drop(image_id)
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
 
@@ -395,7 +359,7 @@ class S3Storage:
         before = now - timedelta(seconds=LEFTOVER_SECONDS)
         left = [
             entry.key
-            for prefix in (_CLAIMS, "probe/")
+            for prefix in (CLAIMS, "probe/")
             async for entry in self._bucket.entries("list", prefix)
             if entry.modified < before and not entry.key.endswith(self.instance)
         ]
@@ -441,13 +405,6 @@ class S3Storage:
             detail = f"The spool (SPOOL_PATH): {error.detail}"
             return StorageFailure(error.message, retry_after=error.retry_after, detail=detail)
         return None
-
-
-def _keys_besides(image_id: ImageId, expiry_key: str | None) -> list[str]:
-    """Everything of an image but its record, whatever kind of picture it is."""
-    stem = f"images/{image_id.text[: keys.SHARD_DIGITS]}/{image_id}"
-    images = [f"{stem}.{extension}" for extension in _EXTENSIONS]
-    return [*images, keys.thumbnail_key(image_id), *([expiry_key] if expiry_key else [])]
 
 
 def _base_url(endpoint: str, s3: S3Settings) -> str:

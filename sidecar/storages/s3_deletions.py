@@ -1,0 +1,81 @@
+"""Deleting images from a bucket that several pods share: one of them counts each image, all of them remove it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from sidecar.domain import Deletion, ImageId, ImageRecord
+from sidecar.ports import ExpiredImage
+from sidecar.storages import keys
+from sidecar.storages.s3_bucket import Bucket
+
+CLAIMS = "deleting/"
+_EXTENSIONS = ("png", "jpg", "webp")
+
+
+class BucketDeletions:
+    """`read` gives an image's record, `forget` lets go of what is remembered of it. All methods raise StorageFailure."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        read: Callable[[ImageId, str], Awaitable[ImageRecord | None]],
+        forget: Callable[[ImageId], None],
+    ) -> None:
+        self._bucket = bucket
+        self._read = read
+        self._forget = forget
+
+    async def one(self, image_id: ImageId) -> Deletion:
+        record = await self._read(image_id, "delete")
+        if record is None:
+            return Deletion(first=False)
+        deletion = await self._claimed(image_id, record)
+        expiry_key = keys.expiry_key(record.expires, image_id) if record.expires else None
+        await self.remove([(image_id, expiry_key)], [image_id] if deletion.first else [])
+        return deletion
+
+    async def expired(self, expired: Sequence[ExpiredImage]) -> list[Deletion | BaseException]:
+        """In batches; what happened to each, in their order."""
+        outcomes = await asyncio.gather(*(self._claim_expired(one.image_id) for one in expired), return_exceptions=True)
+        work = list(zip(expired, outcomes, strict=True))
+        await self.remove(
+            [(one.image_id, one.key) for one, outcome in work if isinstance(outcome, Deletion)],
+            [one.image_id for one, outcome in work if isinstance(outcome, Deletion) and outcome.first],
+        )
+        return outcomes
+
+    async def _claim_expired(self, image_id: ImageId) -> Deletion:
+        record = await self._read(image_id, "delete")
+        return Deletion(first=False) if record is None else await self._claimed(image_id, record)
+
+    async def _claimed(self, image_id: ImageId, record: ImageRecord) -> Deletion:
+        """Of those who want to delete an image one makes the claim, and it holds only while the record is there."""
+        claim = f"{CLAIMS}{image_id}"
+        if not await self._bucket.create_once("delete", claim, b"{}"):
+            return Deletion(first=False)
+        if await self._bucket.head("delete", keys.record_key(image_id)) is None:
+            await self._bucket.delete("delete", [claim])
+            return Deletion(first=False)
+        thumbnail = await self._bucket.head("delete", keys.thumbnail_key(image_id))
+        return Deletion(first=True, freed_bytes=record.size_bytes + (thumbnail["ContentLength"] if thumbnail else 0))
+
+    async def remove(self, images: Sequence[tuple[ImageId, str | None]], claims: Sequence[ImageId] = ()) -> None:
+        """Images with their keys in the expiry index.
+
+        The records first: from then on nobody sees the images. The claims last, when nothing is left to claim.
+        """
+        for image_id, _ in images:
+            self._forget(image_id)
+        await self._bucket.delete("delete", [keys.record_key(image_id) for image_id, _ in images])
+        rest = [key for image_id, expiry_key in images for key in _keys_besides(image_id, expiry_key)]
+        await self._bucket.delete("delete", rest)
+        await self._bucket.delete("delete", [f"{CLAIMS}{image_id}" for image_id in claims])
+
+
+def _keys_besides(image_id: ImageId, expiry_key: str | None) -> list[str]:
+    """Everything of an image but its record, whatever kind of picture it is."""
+    stem = f"images/{image_id.text[: keys.SHARD_DIGITS]}/{image_id}"
+    images = [f"{stem}.{extension}" for extension in _EXTENSIONS]
+    return [*images, keys.thumbnail_key(image_id), *([expiry_key] if expiry_key else [])]
