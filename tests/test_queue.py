@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from sidecar.core.generation import Generation
 from sidecar.core.generation_queue import ModelQueue, Place
 from sidecar.core.service import ImageService
-from sidecar.domain import GenerationRequest
+from sidecar.domain import ANONYMOUS, GenerationRequest, ImageId
 from sidecar.errors import QueueFull
 from tests.conftest import ERAS, Sidecar, StartSidecar, metric_becomes, raw_tool_call
 from tests.fake_kserve import FakeKServe, say, succeed, succeed_when
@@ -414,11 +415,20 @@ def request(prompt: str = "a cat") -> GenerationRequest:
     return GenerationRequest(model="painter", prompt=prompt, seed=1)
 
 
+async def at_once() -> None:
+    """The admission of a generation that nobody else can have taken."""
+
+
+def submit(service: ImageService, *requests: GenerationRequest) -> Generation:
+    ids = [ImageId.new(datetime.now(UTC)) for _ in requests]
+    return service.submit(requests, ANONYMOUS, ids, at_once)
+
+
 async def works_again(service: ImageService, kserve: FakeKServe) -> None:
     """Every slot is free and the next image is made."""
     queue = service.lane(None).queue
     assert (queue.in_flight, queue.waiting) == (0, 0)
-    generation = service.submit([request("afterwards")])
+    generation = submit(service, request("afterwards"))
     async with asyncio.timeout(5):
         while not await generation.wait(1):
             pass
@@ -430,7 +440,7 @@ async def test_a_slot_that_comes_in_the_moment_of_leaving_is_given_back(sidecar:
     service = sidecar.service
     queue = service.lane(None).queue
     queue.join(1, retry_after=1)  # the only slot is ours
-    generation = service.submit([request()])
+    generation = submit(service, request())
     await asyncio.sleep(0)  # one turn of the loop: its task now waits in line
     queue.release()
     generation.abandon()
@@ -443,7 +453,7 @@ async def test_a_call_abandoned_before_its_task_has_run_gives_its_slot_back(
     sidecar: Sidecar, kserve: FakeKServe
 ) -> None:
     service = sidecar.service
-    service.submit([request()]).abandon()
+    submit(service, request()).abandon()
     await service.drained()
     await works_again(service, kserve)
 
@@ -452,7 +462,7 @@ async def test_leaving_twice_is_leaving_once(sidecar: Sidecar, kserve: FakeKServ
     service = sidecar.service
     queue = service.lane(None).queue
     queue.join(1, retry_after=1)
-    generation = service.submit([request(), request()])
+    generation = submit(service, request(), request())
     await asyncio.sleep(0)
     generation.abandon()
     generation.abandon()

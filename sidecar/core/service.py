@@ -71,31 +71,26 @@ class ImageService:
     def submit(
         self,
         requests: Sequence[GenerationRequest],
-        owner: str = ANONYMOUS,
-        image_ids: Sequence[ImageId] | None = None,
-        admit: Admission | None = None,
+        owner: str,
+        image_ids: Sequence[ImageId],
+        admit: Admission,
         *,
         adopted: bool = False,
     ) -> Generation:
-        """Queue one generation of one image per request, all of one model. The images get `image_ids`, or new ones.
+        """Queue one generation of one image per request, all of one model. The images get `image_ids`.
 
         `admit` is awaited when an image's turn has come, before its runtime is asked; it raises to keep that from
         happening. Raises QueueFull, StorageFull or ShuttingDown before any work is begun.
         """
         lane = self.lane(requests[0].model)
-        ids = image_ids or self.mint(len(requests), owner)
         try:
-            return self._submit(lane, requests, owner, ids, admit or _at_once)
+            return self._submit(lane, requests, owner, image_ids, admit)
         except SidecarError as error:
             if not adopted:  # whose caller was told long ago that it is taken
                 self._observer(
                     GenerationEnded(model=lane.settings.name, outcome="rejected", seconds=0.0, reason=error.reason)
                 )
             raise
-
-    def mint(self, count: int, owner: str) -> tuple[ImageId, ...]:
-        """Ids for images to come."""
-        return tuple(ImageId.new(self._clock.now(), owner) for _ in range(count))
 
     def _submit(
         self,
@@ -333,10 +328,6 @@ class ImageService:
 
     async def _small(self, source: Path | bytes) -> bytes:
         return await self._thumbnailer.thumbnail(source, pixels=THUMBNAIL_PIXELS, max_bytes=THUMBNAIL_BYTES)
-
-
-async def _at_once() -> None:
-    """The admission of a generation that nobody else can have taken."""
 
 
 class _ByteCache:

@@ -15,7 +15,10 @@ _EXTENSIONS = ("png", "jpg", "webp")
 
 
 class BucketDeletions:
-    """`read` gives an image's record, `forget` lets go of what is remembered of it. All methods raise StorageFailure."""
+    """`read` gives an image's record, `forget` lets go of what is remembered of it.
+
+    All methods raise StorageFailure.
+    """
 
     def __init__(
         self,
