@@ -169,3 +169,32 @@ async def test_a_caller_who_leaves_between_two_images_leaves_no_job_behind(
     await sidecar.service.drained()
     await start(sidecar, "next", result="link")
     assert (prompts(kserve), sidecar.stored_jobs()) == (["two", "next"], [])
+
+
+# --- what the images alone would not tell -----------------------------------------------------------------------------
+
+
+async def test_what_is_held_here_is_found_by_its_job_id_while_the_store_is_away(
+    odd: Odd, start_sidecar: StartSidecar, tmp_path: Path
+) -> None:
+    sidecar = await start_sidecar(**at(odd), SPOOL_PATH=str(tmp_path / "spool"), JOB_LEASE_INTERVAL="1h")
+    odd.refused, odd.breaks_off = {"records/", "jobs/"}, True
+    made = await start(sidecar, result="link")
+    found = await call(sidecar, "get_generation", job_id=made["job_id"])
+    assert (found["status"], found["images"]) == ("completed", made["images"])
+
+
+async def test_images_held_elsewhere_are_not_passed_over_in_silence(
+    odd: Odd, start_sidecar: StartSidecar, tmp_path: Path
+) -> None:
+    def refuse_the_next(key: str) -> None:
+        if key.startswith("records/"):
+            odd.refused = {"records/"}
+
+    sidecar = await start_sidecar(**at(odd), SPOOL_PATH=str(tmp_path / "spool"))
+    other = await start_sidecar(**at(odd), SPOOL_PATH=str(tmp_path / "other"))
+    odd.on_kept = refuse_the_next
+    made = await start(sidecar, num_images=2, result="link")
+    assert len(made["images"]) == 2
+    found = await call(other, "get_generation", job_id=made["job_id"])
+    assert (len(found["images"]), "1 of 2 images" in (found["message"] or "")) == (1, True)

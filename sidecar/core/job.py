@@ -93,7 +93,7 @@ class Job:
     def needs_a_record(self) -> bool:
         """Whether its images alone would not tell how it ended: here at once, and everywhere."""
         incomplete = self.result is not None and bool(self.result.missing)
-        return self.told or (incomplete and not self.left)
+        return self.told or (incomplete and not self.left) or any(stored.held for stored in self.generation.images)
 
     def record_by(self, recording: Coroutine[Any, Any, None]) -> None:
         self.recorded = asyncio.create_task(recording)
