@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.edge import keys as app_keys
 from sidecar.ports import SystemClock
 from sidecar.storages.file import FileStorage
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
@@ -169,6 +170,30 @@ async def test_a_caller_who_leaves_between_two_images_leaves_no_job_behind(
     await sidecar.service.drained()
     await start(sidecar, "next", result="link")
     assert (prompts(kserve), sidecar.stored_jobs()) == (["two", "next"], [])
+
+
+async def test_what_gets_its_handle_while_the_server_leaves_is_left_to_the_next_too(
+    odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    settings = {"RESPONSE_BUDGET": "0.5s", "JOB_LEASE_INTERVAL": "1h", "SPOOL_PATH": str(tmp_path / "spool")}
+    sidecar = await start_sidecar(**at(odd), **settings)
+    never = asyncio.Event()
+    kserve.script.append(succeed_when(never))
+    await start(sidecar, "first")
+    await start(sidecar, "second")
+    odd.going_on.clear()
+    third = asyncio.create_task(start(sidecar, "third"))
+    await metric_becomes(sidecar, DEPTH, 2)
+    odd.asked.clear()
+    leaving = asyncio.create_task(sidecar.app[app_keys.JOBS].drain(0))
+    await odd.asked.wait()  # the second one is being handed over
+    odd.asked.clear()
+    await odd.asked.wait()  # and the third one recorded
+    odd.going_on.set()
+    told = await third
+    await leaving
+    assert (told["status"], f"jobs/open/{told['job_id']}.json" in odd.kept) == ("queued", True)
+    never.set()
 
 
 # --- what the images alone would not tell -----------------------------------------------------------------------------

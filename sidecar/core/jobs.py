@@ -275,12 +275,16 @@ class JobService:
         """Let what is under way finish within `grace` seconds; what waits with a handle is left to the next process."""
         await self._images.settle(grace)
         self._leaving = True
-        waiting = [job for job in self._jobs.values() if job.told and not (job.left or job.generation.begun)]
-        for job in waiting:
-            job.release()
-        await asyncio.gather(*(self._hand_over(job) for job in waiting))
+        while waiting := self._to_hand_over():  # more may have been told of meanwhile
+            for job in waiting:
+                job.release()
+            await asyncio.gather(*(self._hand_over(job) for job in waiting))
         await self._images.drain(0.0)
         await asyncio.gather(*(job.ending for job in list(self._jobs.values())), return_exceptions=True)
+
+    def _to_hand_over(self) -> list[Job]:
+        jobs = self._jobs.values()
+        return [job for job in jobs if job.told and not (job.left or job.released or job.generation.begun)]
 
     async def _hand_over(self, job: Job) -> None:
         with contextlib.suppress(SidecarError):  # then its lease lapses
