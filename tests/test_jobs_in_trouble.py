@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.domain import JobId
 from sidecar.edge import keys as app_keys
 from sidecar.ports import SystemClock
 from sidecar.storages.file import FileStorage
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, succeed_when
 from tests.odd_store import Odd, at, odd
+from tests.storage_contract import put
 from tests.test_jobs import BRIEF, DEPTH, call, ended, start
 
 __all__ = ["odd"]
@@ -223,3 +225,12 @@ async def test_images_held_elsewhere_are_not_passed_over_in_silence(
     assert len(made["images"]) == 2
     found = await call(other, "get_generation", job_id=made["job_id"])
     assert (len(found["images"]), "1 of 2 images" in (found["message"] or "")) == (1, True)
+
+
+async def test_an_image_of_somebody_else_is_not_shown_as_a_generation_s(sidecar: Sidecar, tmp_path: Path) -> None:
+    """Should two owners ever share the few digits that stand for them in an id."""
+    now = SystemClock().now()
+    job_id = JobId.new(now)
+    async with another_process(sidecar) as store:
+        await put(store, now, owner="somebody else", image_id=job_id.image(1))
+    assert (await call(sidecar, "get_generation", job_id=str(job_id)))["status"] == "failed"
