@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sidecar.ports import SystemClock
 from sidecar.storages.file import FileStorage
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, succeed_when
+from tests.job_store_contract import job, lease, result
 from tests.odd_store import Odd, at, odd
 from tests.storage_contract import put
 from tests.test_jobs import BRIEF, DEPTH, call, ended, start
@@ -234,3 +236,22 @@ async def test_an_image_of_somebody_else_is_not_shown_as_a_generation_s(sidecar:
     async with another_process(sidecar) as store:
         await put(store, now, owner="somebody else", image_id=job_id.image(1))
     assert (await call(sidecar, "get_generation", job_id=str(job_id)))["status"] == "failed"
+
+
+# --- late -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_record_that_arrives_after_its_job_has_ended_is_not_taken_up(
+    sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    """The store took longer for it than anybody waited, and its caller was told that it had failed."""
+    await sidecar.until_ready()
+    record = job(SystemClock().now())
+    async with another_process(sidecar) as store:
+        await store.jobs.acknowledge(record, result(record))
+        await store.jobs.offer(record)
+        await store.jobs.renew(replace(lease(record), released=True))
+    await sidecar.app[app_keys.JOBS].takeover.look()
+    await sidecar.service.drained()
+    assert kserve.instances == []
+    assert [name.split("/")[0] for name in sidecar.stored_jobs()] == ["done"]

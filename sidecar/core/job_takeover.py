@@ -80,7 +80,7 @@ class JobTakeover:
             await self._give_up(stored, _ENDED_BEFORE)
         elif record.expires <= self._clock.now():
             await self._give_up(stored, _TOO_LATE)
-        elif await self._is_unwanted(record):
+        elif await self._has_ended(record) or await self._is_unwanted(record):
             await self._store.withdraw(record.job_id)
         elif record.requests[0].model not in self._images.lanes:
             if intervals >= UNWANTED_INTERVALS:
@@ -93,6 +93,10 @@ class JobTakeover:
             await job.recorded
         if not job.lost:
             self._observer(JobTakenOver(model=job.model, adopted=True))
+
+    async def _has_ended(self, record: JobRecord) -> bool:
+        """Whether its record came to the store only after its end, told as a failure of the store's."""
+        return (await self._store.read(record.job_id)).result is not None
 
     async def _is_unwanted(self, record: JobRecord) -> bool:
         """Whether another job won the key of this one before its pod could withdraw it."""
