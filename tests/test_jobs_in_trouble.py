@@ -98,6 +98,26 @@ async def test_what_only_waits_is_given_up_where_its_caller_cannot_be_given_a_ha
     assert prompts(kserve) == ["first", "third"]
 
 
+async def test_a_call_whose_key_cannot_be_kept_leaves_its_place_in_the_line_at_once(
+    sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    release = asyncio.Event()
+    kserve.script.append(succeed_when(release))
+    first = asyncio.create_task(start(sidecar, "first"))
+    await kserve.seen(1)
+    obstacle = sidecar.store / "jobs" / "open"
+    obstacle.parent.mkdir()
+    obstacle.write_bytes(b"")
+    second = await start(sidecar, "second", idempotency_key="k")
+    assert (second["status"], second["job_id"], await sidecar.metric(DEPTH)) == ("failed", None, 0)
+    obstacle.unlink()
+    again = asyncio.create_task(start(sidecar, "second", idempotency_key="k"))
+    await metric_becomes(sidecar, DEPTH, 1)
+    release.set()
+    assert ((await first)["status"], (await again)["status"]) == ("completed", "completed")
+    assert prompts(kserve) == ["first", "second"]
+
+
 @pytest.mark.parametrize("begun", [True, False])
 async def test_a_store_that_stalls_keeps_no_caller_from_an_answer(
     begun: bool, odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path

@@ -122,7 +122,11 @@ class JobService:
             with contextlib.suppress(JobNotFound):  # its time is over, or its pod could not take it
                 return await self._same(holder, record.arguments_digest)
         job = self._take(record)
-        await self._keep(job)
+        try:
+            await self._keep(job)
+        except StorageFailure:
+            job.leave()  # its caller is told so, and does not come back for this one
+            raise
         if job.lost:
             return await self._same(await self._store.win_key(record), record.arguments_digest)
         return record.job_id
