@@ -95,9 +95,10 @@ class Job:
         incomplete = self.result is not None and bool(self.result.missing)
         return self.told or (incomplete and not self.left) or any(stored.held for stored in self.generation.images)
 
-    def record_by(self, recording: Coroutine[Any, Any, None]) -> None:
+    def record_by(self, recording: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self.recorded = asyncio.create_task(recording)
         self.recorded.add_done_callback(look_at_failure)
+        return self.recorded
 
     def lose(self) -> None:
         """It is not ours: what waits leaves the line without a word, and what the runtime has begun is stored."""

@@ -39,7 +39,7 @@ from sidecar.errors import (
     StorageFailure,
     TakenElsewhere,
 )
-from sidecar.events import Crashed
+from sidecar.events import Crashed, JobTakenOver
 from sidecar.ports import Clock, JobStore, Observer
 
 _LONG = 3600.0
@@ -408,7 +408,7 @@ class JobService:
         job.lease = replace(job.lease, beat=job.lease.beat + 1)
         return await self._store.renew(job.lease)
 
-    def _adopt(self, stored: StoredJob) -> Job | None:
+    def _adopt(self, stored: StoredJob) -> asyncio.Task[None] | None:
         """In line here first, so that a full queue leaves the job to a pod with room; then the claim decides.
 
         Not before the runtime is ready: after a restart of the whole pod it may load its model for minutes.
@@ -422,8 +422,7 @@ class JobService:
             job = self._start(record, lease, adopted=True)
         except StorageFailure:
             return None
-        job.record_by(self._claim(job))
-        return job
+        return job.record_by(self._claim(job))
 
     async def _claim(self, job: Job) -> None:
         claimed = False
@@ -432,6 +431,8 @@ class JobService:
         finally:
             if not claimed:
                 self._lose(job)
+        if claimed:
+            self._observer(JobTakenOver(model=job.model, adopted=True))
 
 
 def _not_kept(error: Exception) -> StorageFailure:
