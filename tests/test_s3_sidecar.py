@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,8 +24,11 @@ from sidecar.storages.s3 import opened_s3
 from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed, succeed_when
 from tests.job_store_contract import job
+from tests.odd_store import Odd, at, odd
 from tests.pictures import picture
 from tests.test_jobs import BRIEF, call, ended, start
+
+__all__ = ["odd"]
 
 pytestmark = pytest.mark.real
 
@@ -113,6 +117,31 @@ async def test_a_generation_that_is_answered_at_once_costs_three_puts_a_preview_
         assert [block.type for block in made.content][2:] == ([] if result == "link" else ["image"])
         on_the_way.passed = [(kind, path) for kind, path in on_the_way.passed if "probe/" not in path]
         assert on_the_way.counts("PUT", "LIST", "GET", "HEAD") == [puts, 0, 0, 0]
+
+
+async def test_a_key_costs_four_puts_and_a_handle_two_or_three_where_it_waited(
+    odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    settings = {"RESPONSE_BUDGET": "0.2s", "JOB_LEASE_INTERVAL": "1h", "SPOOL_PATH": str(tmp_path / "spool")}
+    sidecar = await start_sidecar(**at(odd), **settings)
+    await start(sidecar, "at once", idempotency_key="k", result="link")
+    assert await jobs_puts(sidecar, odd) == {"keys": 1, "begun": 1, "json": 2}
+    release = asyncio.Event()
+    kserve.script.append(succeed_when(release))
+    begun = await start(sidecar, "begun", result="link")
+    waiting = await start(sidecar, "waiting", result="link")
+    release.set()
+    for handle in (begun, waiting):
+        await ended(sidecar, handle["job_id"])
+    assert await jobs_puts(sidecar, odd) == {"begun": 1, "json": 4}
+
+
+async def jobs_puts(sidecar: Sidecar, odd: Odd) -> dict[str, int]:
+    """How many objects of jobs were written since the last look, by their kinds."""
+    await sidecar.service.drained()
+    written = [key for key in odd.puts if key.startswith("jobs/")]
+    odd.puts.clear()
+    return Counter("keys" if key.startswith("jobs/keys/") else key.rsplit(".", 1)[1] for key in written)
 
 
 async def test_the_newest_fifty_cost_one_listing_however_many_there_are(

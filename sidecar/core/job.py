@@ -16,7 +16,7 @@ JobStatus = Literal["queued", "working", "completed", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobView:
-    """What a caller may know of a job. `job_id` is None where it could not be recorded.
+    """What a caller may know of a job. `job_id` is None for what was neither recorded nor begun.
 
     `gone` counts images that were made and are no longer stored; `progress` is known where the job is worked on here.
     `keyed` says that the same call will always get this job. `handed_over`: this process is about to end and has left
@@ -53,6 +53,8 @@ class Job:
         self.lease = lease
         self.generation = generation
         self.cancelled = False
+        self.left = False
+        """Whether its caller went without its id, so that nobody can come back for it."""
         self.released = False
         """Whether it was left to the next process."""
         self.lost = False
@@ -87,14 +89,27 @@ class Job:
         recorded = self.recorded
         return recorded is not None and recorded.done() and (recorded.cancelled() or recorded.exception() is not None)
 
-    def record_by(self, recording: Coroutine[Any, Any, None]) -> None:
+    @property
+    def needs_a_record(self) -> bool:
+        """Whether its images alone would not tell how it ended: here at once, and everywhere."""
+        incomplete = self.result is not None and bool(self.result.missing)
+        return self.told or (incomplete and not self.left) or any(stored.held for stored in self.generation.images)
+
+    def record_by(self, recording: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self.recorded = asyncio.create_task(recording)
         self.recorded.add_done_callback(look_at_failure)
+        return self.recorded
 
     def lose(self) -> None:
         """It is not ours: what waits leaves the line without a word, and what the runtime has begun is stored."""
         self.lost = True
         self.generation.withdraw()
+
+    def leave(self) -> None:
+        """Nobody can come back for it: what waits leaves the line, and what the runtime has begun is stored."""
+        self.left = True
+        self.cancelled = not self.record.begun
+        self.generation.abandon()
 
     def release(self) -> None:
         self.released = True
@@ -106,7 +121,7 @@ class Job:
         progress = self.generation.progress
         result = self.result
         return JobView(
-            job_id=None if self.unrecorded else self.job_id,
+            job_id=None if self.unrecorded and not self.record.begun else self.job_id,
             status=result.status if result else "working" if self.generation.begun else "queued",
             model=self.model,
             total=len(self.record.requests),

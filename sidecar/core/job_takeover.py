@@ -6,10 +6,9 @@ of pods differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from sidecar.core.job import Job
 from sidecar.core.service import ImageService
 from sidecar.domain import ImageId, JobId, JobRecord, JobResult, Lease, MissingImage, StoredImage, StoredJob
 from sidecar.errors import ImageNotFound, Interrupted, SidecarError
@@ -31,7 +30,7 @@ class _Sighting:
 
 
 class JobTakeover:
-    """Looks at what others hold. `adopt` puts a job in line here under a lease and says whether it did."""
+    """Looks at what others hold. `adopt` puts a job in line here and claims it; None where there is no place for it."""
 
     def __init__(
         self,
@@ -40,7 +39,7 @@ class JobTakeover:
         *,
         interval: float,
         holds: Callable[[JobId], bool],
-        adopt: Callable[[StoredJob], Job | None],
+        adopt: Callable[[StoredJob], Awaitable[None] | None],
         clock: Clock,
         observer: Observer,
     ) -> None:
@@ -80,19 +79,17 @@ class JobTakeover:
             await self._give_up(stored, _ENDED_BEFORE)
         elif record.expires <= self._clock.now():
             await self._give_up(stored, _TOO_LATE)
-        elif await self._is_unwanted(record):
+        elif await self._has_ended(record) or await self._is_unwanted(record):
             await self._store.withdraw(record.job_id)
         elif record.requests[0].model not in self._images.lanes:
             if intervals >= UNWANTED_INTERVALS:
                 await self._give_up(stored, _NO_MODEL)
-        elif (job := self._adopt(stored)) is not None:
-            await self._claimed(job)
+        elif (claiming := self._adopt(stored)) is not None:
+            await claiming
 
-    async def _claimed(self, job: Job) -> None:
-        if job.recorded is not None:
-            await job.recorded
-        if not job.lost:
-            self._observer(JobTakenOver(model=job.model, adopted=True))
+    async def _has_ended(self, record: JobRecord) -> bool:
+        """Whether its record came to the store only after its end, told as a failure of the store's."""
+        return (await self._store.read(record.job_id)).result is not None
 
     async def _is_unwanted(self, record: JobRecord) -> bool:
         """Whether another job won the key of this one before its pod could withdraw it."""

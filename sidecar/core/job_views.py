@@ -41,7 +41,8 @@ class JobViews:
         if job_id.owner_tag != owner_tag(owner):
             raise JobNotFound
         numbers = range(1, MOST_IMAGES + 1)
-        found = await asyncio.gather(*(self._image(job_id.image(number)) for number in numbers))
+        stored_images = await asyncio.gather(*(self._image(job_id.image(number)) for number in numbers))
+        found = [stored if stored is not None and stored.record.owner == owner else None for stored in stored_images]
         images = tuple(stored for stored in found if stored is not None)
         if not images:
             raise JobNotFound

@@ -39,10 +39,11 @@ from sidecar.errors import (
     StorageFailure,
     TakenElsewhere,
 )
-from sidecar.events import Crashed
+from sidecar.events import Crashed, JobTakenOver
 from sidecar.ports import Clock, JobStore, Observer
 
 _LONG = 3600.0
+_RECORDING_SECONDS = 5.0  # beyond RESPONSE_BUDGET, for a store that is slow to take a record
 
 
 class JobService:
@@ -121,7 +122,11 @@ class JobService:
             with contextlib.suppress(JobNotFound):  # its time is over, or its pod could not take it
                 return await self._same(holder, record.arguments_digest)
         job = self._take(record)
-        await self._keep(job)
+        try:
+            await self._keep(job)
+        except StorageFailure:
+            job.leave()  # its caller is told so, and does not come back for this one
+            raise
         if job.lost:
             return await self._same(await self._store.win_key(record), record.arguments_digest)
         return record.job_id
@@ -202,11 +207,11 @@ class JobService:
             while not await job.generation.wait(_LONG):
                 pass
             result = self._result(job)  # at once: what was given up says why only until it is gone
-            if job.recorded is not None:
+            while job.recorded is not None and not job.recorded.done():
                 await asyncio.wait({job.recorded})
             if not (job.lost or job.released):
                 job.result = result
-                if job.told or result.missing:
+                if job.needs_a_record:
                     await self._store.acknowledge(job.record, job.result)
         except StorageFailure:
             self._unacknowledged[job.job_id] = job  # told to who waits here, and tried again at each interval
@@ -243,14 +248,14 @@ class JobService:
     def leave(self, job_id: JobId) -> None:
         """Its caller has gone without an answer. What nobody can come back for is dropped where it still waits."""
         job = self._jobs.get(job_id)
-        if job is None or job.told:
-            return
-        job.cancelled = not job.generation.begun
-        job.generation.abandon()
+        if job is not None and job.record.key_digest is None:
+            job.leave()
 
     async def cancel(self, job_id: JobId, owner: str = ANONYMOUS) -> JobView:
         """Take a queued job out of the line; nothing stops a runtime that works. Raises JobNotFound, StorageFailure."""
-        if await self._stored(job_id, owner) is not None:
+        job = self._own(job_id, owner)
+        begun = job is not None and job.record.begun
+        if not begun and await self._stored(job_id, owner) is not None:
             cancelling = asyncio.create_task(self._cancel(job_id))  # begun, it must be ended, also if its caller leaves
             cancelling.add_done_callback(look_at_failure)
             await asyncio.shield(cancelling)
@@ -274,12 +279,16 @@ class JobService:
         """Let what is under way finish within `grace` seconds; what waits with a handle is left to the next process."""
         await self._images.settle(grace)
         self._leaving = True
-        waiting = [job for job in self._jobs.values() if job.told and not job.generation.begun]
-        for job in waiting:
-            job.release()
-        await asyncio.gather(*(self._hand_over(job) for job in waiting))
+        while waiting := self._to_hand_over():  # more may have been told of meanwhile
+            for job in waiting:
+                job.release()
+            await asyncio.gather(*(self._hand_over(job) for job in waiting))
         await self._images.drain(0.0)
         await asyncio.gather(*(job.ending for job in list(self._jobs.values())), return_exceptions=True)
+
+    def _to_hand_over(self) -> list[Job]:
+        jobs = self._jobs.values()
+        return [job for job in jobs if job.told and not (job.left or job.released or job.generation.begun)]
 
     async def _hand_over(self, job: Job) -> None:
         with contextlib.suppress(SidecarError):  # then its lease lapses
@@ -306,10 +315,21 @@ class JobService:
             return None
 
     async def handle(self, job_id: JobId, owner: str = ANONYMOUS) -> JobView:
-        """The view of a job whose id its caller is about to be given: from now on it is kept. Raises StorageFailure."""
+        """The view of a job whose id its first caller is about to be given: from now on it is kept.
+
+        What the runtime has begun is told of even where the store takes no record, for it will be painted: it is known
+        here, its record is tried again, and its images tell of it. What only waits is given up then. Raises
+        StorageFailure.
+        """
         job = self._own(job_id, owner)
         if job is not None:
-            await self._keep(job)
+            try:
+                async with asyncio.timeout(_RECORDING_SECONDS):
+                    await self._keep(job)
+            except (StorageFailure, TimeoutError) as error:
+                if not job.record.begun:
+                    self.leave(job_id)
+                    raise _not_kept(error) from error
         return await self.view(job_id, owner)
 
     async def view(self, job_id: JobId, owner: str = ANONYMOUS) -> JobView:
@@ -317,7 +337,12 @@ class JobService:
         job = self._own(job_id, owner)
         if job is not None and (job.result is not None or job.generation.begun or not job.told):
             return job.view
-        stored = await self._stored(job_id, owner)
+        try:
+            stored = await self._stored(job_id, owner)
+        except StorageFailure:
+            if job is None or job.unrecorded:
+                raise
+            return job.view  # where it waits is known here
         if stored is None:
             return await self._views.of_images(job_id, owner)
         if stored.result is None and job is not None:
@@ -365,7 +390,10 @@ class JobService:
             del self._unacknowledged[job_id]
 
     async def _renew(self) -> None:
-        """A lease that is no longer ours tells that another pod has ended the job or taken it over."""
+        """A lease that is no longer ours tells that another pod has ended the job or taken it over.
+
+        What could not be recorded when its id was given out is recorded now.
+        """
         jobs = [job for job in self._jobs.values() if job.is_recorded and job.result is None and not job.released]
         renewed = await asyncio.gather(*(self._renew_one(job) for job in jobs), return_exceptions=True)
         for job, ours in zip(jobs, renewed, strict=True):
@@ -373,10 +401,14 @@ class JobService:
                 self._lose(job)
 
     async def _renew_one(self, job: Job) -> bool:
+        if job.unrecorded:
+            if job.record.begun:
+                job.record_by(self._record(job))
+            return True
         job.lease = replace(job.lease, beat=job.lease.beat + 1)
-        return job.unrecorded or await self._store.renew(job.lease)
+        return await self._store.renew(job.lease)
 
-    def _adopt(self, stored: StoredJob) -> Job | None:
+    def _adopt(self, stored: StoredJob) -> asyncio.Task[None] | None:
         """In line here first, so that a full queue leaves the job to a pod with room; then the claim decides.
 
         Not before the runtime is ready: after a restart of the whole pod it may load its model for minutes.
@@ -390,8 +422,7 @@ class JobService:
             job = self._start(record, lease, adopted=True)
         except StorageFailure:
             return None
-        job.record_by(self._claim(job))
-        return job
+        return job.record_by(self._claim(job))
 
     async def _claim(self, job: Job) -> None:
         claimed = False
@@ -400,3 +431,13 @@ class JobService:
         finally:
             if not claimed:
                 self._lose(job)
+        if claimed:
+            self._observer(JobTakenOver(model=job.model, adopted=True))
+
+
+def _not_kept(error: Exception) -> StorageFailure:
+    if isinstance(error, StorageFailure):
+        return error
+    return StorageFailure(
+        "The image store is slow at the moment, so the generation was not begun. Repeat the call.", retry_after=5
+    )

@@ -58,7 +58,7 @@ def register(server: Server[Any], make_call: _MakeCall) -> None:
 
     async def get(context: _Context, params: TaskParams) -> dict[str, Any]:
         call, job_id = _checked(context, params, make_call)
-        view = await _known(call.jobs.handle(job_id, call.owner))
+        view = await _known(call.jobs.view(job_id, call.owner))
         task = task_of(view, call.settings.jobs.ttl)
         if view.status in ("completed", "failed"):
             result = await generation_result(call, view)

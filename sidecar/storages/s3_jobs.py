@@ -1,7 +1,7 @@
 """Generations in a bucket, by the keys the directory has them under (file_jobs.py says what each is).
 
-Every "once" is a PUT with `If-None-Match: *`, of which a store lets exactly one succeed. A generation that starts at
-once costs two PUTs here: the job, and the job with its result.
+Every "once" is a PUT with `If-None-Match: *`, of which a store lets exactly one succeed. A generation that began before
+it was recorded costs two PUTs here: the job, and the job with its result.
 """
 
 from __future__ import annotations
