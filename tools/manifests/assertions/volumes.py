@@ -66,6 +66,16 @@ def volumes_are_defined_once(rendering: Rendering) -> Lines:
             yield f"{pod.title}: the volume {name!r} is defined {names.count(name)} times"
 
 
+def volumes_are_disks_that_can_be_written(rendering: Rendering) -> Lines:
+    for pod in pods(rendering):
+        for mount in sidecar_of(pod).get("volumeMounts", []):
+            volume = pod.volumes.get(mount["name"], {})
+            if mount.get("readOnly") or volume.get("persistentVolumeClaim", {}).get("readOnly"):
+                yield f"{pod.title}: the volume {mount['name']!r} is read-only, and the sidecar writes to it"
+            if volume.get("emptyDir", {}).get("medium"):
+                yield f"{pod.title}: the volume {mount['name']!r} is memory, and counts against the sidecar's limit"
+
+
 def other_paths_are_writable(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         mounts = [PurePosixPath(mount["mountPath"]) for mount in sidecar_of(pod).get("volumeMounts", [])]
