@@ -436,6 +436,43 @@ def test_an_assertion_that_cannot_even_look_says_so_in_a_line(
     assert all(field in line for line in said)
 
 
+def test_a_claim_with_the_model_is_mounted_as_it_is(renderings: dict[str, Rendering]) -> None:
+    for name in ("local", "serving-runtime"):
+        (pod,) = pods(renderings[name])
+        mount = next(mount for mount in pod.containers[0]["volumeMounts"] if mount["mountPath"] == "/mnt/models")
+        assert (mount["readOnly"], mount["subPath"]) == (True, "stable-diffusion")
+        assert pod.volumes[mount["name"]]["persistentVolumeClaim"]["claimName"] == "models"
+        assert pod.all_containers == pod.containers
+
+
+def test_a_model_from_elsewhere_comes_by_an_init_container_of_kserves(renderings: dict[str, Rendering]) -> None:
+    rendering = copy.deepcopy(renderings["local"])
+    _at(f"{POD}.containers.0.env.1.value", "hf://someone/stable-diffusion")(rendering)
+    (pod,) = pods(rendering)
+    assert [container["name"] for container in pod.all_containers[:1]] == ["storage-initializer"]
+    assert broken(rendering) == []  # what it may do is said by the cluster's ClusterStorageContainer
+
+
+def test_a_model_overrides_its_runtime_as_kserve_merges_them(renderings: dict[str, Rendering]) -> None:
+    rendering = copy.deepcopy(renderings["serving-runtime"])
+    _at(f"{POD}.model.args", ["--dtype=float16"])(rendering)
+    _at(f"{POD}.model.env", [{"name": "HF_HOME", "value": "/tmp/hf"}, {"name": "A", "value": "1"}])(rendering)
+    _at(f"{POD}.model.securityContext", {"runAsUser": 2000})(rendering)
+    (pod,) = pods(rendering)
+    runtime = pod.containers[0]
+    assert runtime["args"] == ["--model_name={{.Name}}", "--model_dir=/mnt/models", "--dtype=float16"]
+    assert {entry["name"]: entry["value"] for entry in runtime["env"]} == {"HF_HOME": "/tmp/hf", "A": "1"}
+    assert (runtime["securityContext"]["runAsUser"], runtime["securityContext"]["runAsNonRoot"]) == (2000, True)
+    assert broken(rendering) == []
+
+
+@pytest.mark.parametrize("mode", ["Standard", "RawDeployment"])
+def test_both_names_of_the_mode_are_accepted(renderings: dict[str, Rendering], mode: str) -> None:
+    rendering = copy.deepcopy(renderings["local"])
+    _at("InferenceService.metadata.annotations.serving~kserve~io/deploymentMode", mode)(rendering)
+    assert broken(rendering) == []
+
+
 def test_what_kubernetes_fills_in_itself_is_no_mistake(renderings: dict[str, Rendering]) -> None:
     rendering = copy.deepcopy(renderings["prod"])
     _at("NetworkPolicy.spec.policyTypes", ...)(rendering)
@@ -651,6 +688,16 @@ def test_the_kustomization_of_the_deployment_guide_can_be_copied(
     assert {"PodMonitor", "NetworkPolicy", "ScaledObject", "PodDisruptionBudget"} <= {
         document["kind"] for document in rendering.documents
     }
+
+
+def test_the_patch_of_the_deployment_guide_keeps_an_older_name_of_the_mode(combined: Path) -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (patch,) = re.findall(r"^```yaml\n(patches:\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    folder = combined / "kustomize" / "examples" / "attach-model"
+    with (folder / "kustomization.yaml").open("a") as kustomization:
+        kustomization.write(patch)
+    annotations = _of(rendered(folder), "InferenceService")["metadata"]["annotations"]
+    assert annotations["serving.kserve.io/deploymentMode"] == "RawDeployment"
 
 
 @pytest.mark.parametrize("store", ["pvc-rwx", "s3"])
