@@ -22,7 +22,7 @@ _RESTRICTED: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
 
 
 def containers_are_restricted(rendering: Rendering) -> Lines:
-    """In a namespace of ours all but KServe's own, which the cluster describes; in another's pod the one that we add."""
+    """In a namespace of ours all but KServe's own, which the cluster describes; in another's pod what we add."""
     for pod in pods(rendering):
         ours = [container for container in pod.all_containers if container.get("name") != INITIALIZER]
         for container in ours if rendering.ours else [sidecar_of(pod)]:
