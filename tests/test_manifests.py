@@ -328,6 +328,12 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
         "it must be less",
     ),
     ("a_claim_is_written_by_its_group", "pvc", _at(f"{POD}.securityContext.fsGroup", ...), "has no fsGroup"),
+    (
+        "a_claim_is_written_by_its_group",
+        "pvc",
+        _at(f"{POD}.securityContext.fsGroupChangePolicy", ...),
+        "every start goes through all files of 'images'",
+    ),
     ("a_claim_is_written_by_its_group", "attach-model-pvc-rwx", _at(f"{POD}.securityContext", ...), "has no fsGroup"),
     (
         "volumes_are_defined_once",

@@ -55,8 +55,11 @@ def a_claim_is_written_by_its_group(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         store = volume_at(pod, PurePosixPath(environment(sidecar_of(pod), rendering).get("STORAGE_PATH", "/")))
         claimed = "persistentVolumeClaim" in pod.volumes.get(store or "", {})
-        if claimed and "fsGroup" not in pod.spec.get("securityContext", {}):
+        context = pod.spec.get("securityContext", {})
+        if claimed and "fsGroup" not in context:
             yield f"{pod.title}: has no fsGroup, and the volume {store!r} is root's"
+        elif claimed and context.get("fsGroupChangePolicy") != "OnRootMismatch":
+            yield f"{pod.title}: no fsGroupChangePolicy OnRootMismatch: every start goes through all files of {store!r}"
 
 
 def volumes_are_defined_once(rendering: Rendering) -> Lines:
