@@ -247,10 +247,15 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
         "the_service_stays_in_the_cluster",
         "local",
         _at("Service.spec.type", "LoadBalancer"),
-        "is a LoadBalancer, reached",
+        "is a LoadBalancer with",
     ),
-    ("the_service_stays_in_the_cluster", "standalone", _at("Service.spec.type", "NodePort"), "is a NodePort, reached"),
-    ("the_service_stays_in_the_cluster", "s3", _at("Service.spec.externalIPs", ["192.0.2.7"]), "192.0.2.7"),
+    ("the_service_stays_in_the_cluster", "standalone", _at("Service.spec.type", "NodePort"), "is a NodePort with"),
+    (
+        "the_service_stays_in_the_cluster",
+        "s3",
+        _at("Service.spec.externalIPs", ["192.0.2.7"]),
+        "['192.0.2.7']: reached",
+    ),
     *(
         ("what_is_scraped_is_served", "prod", _at(f"PodMonitor.spec.podMetricsEndpoints.{path}", value), text)
         for path, value, text in (

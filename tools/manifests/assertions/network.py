@@ -46,9 +46,9 @@ def the_sidecar_listens_where_its_ports_say(rendering: Rendering) -> Lines:
 
 def the_service_stays_in_the_cluster(rendering: Rendering) -> Lines:
     for document in rendering.of_kind("Service"):
-        kind, addresses = document["spec"].get("type", "ClusterIP"), document["spec"].get("externalIPs")
+        kind, addresses = document["spec"].get("type", "ClusterIP"), document["spec"].get("externalIPs", [])
         if kind != "ClusterIP" or addresses:
-            yield f"{title(document)}: is a {kind}, reached from outside {addresses or ''} without a gateway"
+            yield f"{title(document)}: is a {kind} with external IPs {addresses}: reached from outside without a gateway"
 
 
 def only_the_sidecars_ports_are_open(rendering: Rendering) -> Lines:
