@@ -48,7 +48,7 @@ def the_service_stays_in_the_cluster(rendering: Rendering) -> Lines:
     for document in rendering.of_kind("Service"):
         kind, addresses = document["spec"].get("type", "ClusterIP"), document["spec"].get("externalIPs", [])
         if kind != "ClusterIP" or addresses:
-            yield f"{title(document)}: is a {kind} with external IPs {addresses}: reached from outside without a gateway"
+            yield f"{title(document)}: is a {kind} with externalIPs {addresses}: reached from outside without a gateway"
 
 
 def only_the_sidecars_ports_are_open(rendering: Rendering) -> Lines:
