@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from opentelemetry import trace
+
+from sidecar.errors import SidecarError
 
 _tracer = trace.get_tracer("sidecar")
 
 
-def span(name: str, **attributes: str | int) -> AbstractContextManager[Any]:
-    """A span around a block, below the current one."""
-    return _tracer.start_as_current_span(
-        name, attributes={f"imagegen.{key}": value for key, value in attributes.items()}
-    )
+@contextmanager
+def span(name: str, **attributes: str | int) -> Iterator[None]:
+    """A span around a block, below the current one. Of an error it has the kind and not the words, since these may be a
+    runtime's, which repeats the prompt that it refuses.
+    """
+    given = {f"imagegen.{key}": value for key, value in attributes.items()}
+    with _tracer.start_as_current_span(
+        name, attributes=given, record_exception=False, set_status_on_exception=False
+    ) as current:
+        try:
+            yield
+        except Exception as error:
+            current.set_attribute(
+                "error.type", error.reason if isinstance(error, SidecarError) else type(error).__name__
+            )
+            current.set_status(trace.StatusCode.ERROR)
+            raise
 
 
 def current_ids() -> dict[str, str]:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.real_parts import require
-from tools.manifests.__main__ import with_combinations
+from tools.manifests.__main__ import main, with_combinations
 from tools.manifests.assertions import ASSERTIONS, broken
 from tools.manifests.configured import KNOWN
 from tools.manifests.foreign_variables import FOREIGN_VARIABLES
@@ -155,6 +155,10 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
         for name in ("AWS_REGOIN", "OTEL_EXPORTER_OTLP_ENDPONT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
     ),
     ("no_aws_variable_comes_by_envfrom", "s3", _region_by_configmap, "AWS_REGION comes by envFrom"),
+    *(
+        ("no_secret_can_be_read_by_everybody", "s3", _at(f"ConfigMap.data.{name}", "x"), f"{name} is written out")
+        for name in ("KSERVE_TOKEN", "AWS_SECRET_ACCESS_KEY", "OTEL_EXPORTER_OTLP_HEADERS")
+    ),
     ("the_environment_is_accepted", "pvc", _at("ConfigMap.data.RUNTIME_TIMEOUT", "5 minutes"), "refuses RUNTIME_TIME"),
     (
         "references_are_resolved",
@@ -228,14 +232,50 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
             ("ingress.0.ports", [], "every port"),
             ("ingress.1", ..., "not 8000 and 9090"),
             ("policyTypes", ["Egress"], "not 8000 and 9090"),
+            ("policyTypes", ["Ingress", "Egress"], "lets nothing out"),
             ("ingress.0.from.0.namespaceSelector", {}, "admits every namespace"),
             ("ingress.0.from.0.namespaceSelector", {"matchLabels": {}}, "admits every namespace"),
             ("ingress.0.from.0", {"ipBlock": {"cidr": "0.0.0.0/0"}}, "admits every address, 0.0.0.0/0"),
             ("ingress.0.from.0", {"ipBlock": {"cidr": "::/0"}}, "admits every address, ::/0"),
         )
     ),
-    ("prod_is_guarded_and_scraped", "prod", _without("NetworkPolicy"), "prod: has no NetworkPolicy"),
-    ("prod_is_guarded_and_scraped", "prod", _without("PodMonitor"), "prod: has no PodMonitor"),
+    *(
+        ("prod_is_guarded_and_scraped", "prod", _without(kind), f"prod: has no {kind}")
+        for kind in ("NetworkPolicy", "PodMonitor", "PrometheusRule", "ScaledObject", "PodDisruptionBudget")
+    ),
+    (
+        "the_service_stays_in_the_cluster",
+        "local",
+        _at("Service.spec.type", "LoadBalancer"),
+        "is a LoadBalancer with",
+    ),
+    ("the_service_stays_in_the_cluster", "standalone", _at("Service.spec.type", "NodePort"), "is a NodePort with"),
+    (
+        "the_service_stays_in_the_cluster",
+        "s3",
+        _at("Service.spec.externalIPs", ["192.0.2.7"]),
+        "['192.0.2.7']: reached",
+    ),
+    *(
+        ("what_is_scraped_is_served", "prod", _at(f"PodMonitor.spec.podMetricsEndpoints.{path}", value), text)
+        for path, value, text in (
+            ("0.path", "/metric", "scrapes /metric on port 'metrics'"),
+            ("0.port", "mcp", "scrapes /metrics on port 'mcp'"),
+            ("0", {"portNumber": 9090}, "scrapes /metrics on port None"),
+            ("0", ..., "does not scrape /metrics on"),
+            ("1", ..., "does not scrape /metrics/runtime"),
+        )
+    ),
+    (
+        "the_scraper_may_scrape",
+        "prod",
+        _at("ScaledObject.spec.triggers.0.metadata.serverAddress", "https://prometheus.monitoring.example.org"),
+        "which is no Service",
+    ),
+    *(
+        ("the_sidecar_has_the_memory_it_needs", "local", _at(f"{SIDECAR}.resources.{path}", value), f"limit is {text}")
+        for path, value, text in (("limits.memory", "128Mi", "128Mi"), ("limits", ..., "None"))
+    ),
     (
         "the_scraper_may_scrape",
         "prod",
@@ -293,6 +333,12 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
         "it must be less",
     ),
     ("a_claim_is_written_by_its_group", "pvc", _at(f"{POD}.securityContext.fsGroup", ...), "has no fsGroup"),
+    (
+        "a_claim_is_written_by_its_group",
+        "pvc",
+        _at(f"{POD}.securityContext.fsGroupChangePolicy", ...),
+        "every start goes through all files of 'images'",
+    ),
     ("a_claim_is_written_by_its_group", "attach-model-pvc-rwx", _at(f"{POD}.securityContext", ...), "has no fsGroup"),
     (
         "volumes_are_defined_once",
@@ -300,11 +346,28 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
         _at(f"{POD}.volumes.0", {"name": "images", "emptyDir": {}}),
         "the volume 'images' is defined 2 times",
     ),
+    *(
+        ("volumes_are_disks_that_can_be_written", overlay, _at(path, value), text)
+        for overlay, path, value, text in (
+            ("pvc", f"{POD}.volumes.2.persistentVolumeClaim.readOnly", True, "'images' is read-only"),
+            ("local", f"{SIDECAR}.volumeMounts.1.readOnly", True, "'images' is read-only"),
+            ("s3", f"{POD}.volumes.2.emptyDir.medium", "Memory", "'images' is memory"),
+        )
+    ),
     ("other_paths_are_writable", "s3", _at("ConfigMap.data.SPOOL_PATH", "/srv/spool"), "/srv/spool is on no volume"),
     ("other_paths_are_writable", "local", _at(f"{SIDECAR}.volumeMounts.0", ...), "/tmp is on no volume"),
     ("several_pods_share_their_store", "local", _at(f"{POD}.maxReplicas", 2), "up to 2 replicas on an emptyDir"),
     ("several_pods_share_their_store", "local", _at(f"{POD}.deploymentStrategy", ...), "needs the strategy Recreate"),
-    ("several_pods_share_their_store", "prod", _at(f"{POD}.minReplicas", 1), "would block every drain"),
+    ("a_node_can_be_drained", "prod", _at(f"{POD}.minReplicas", 1), "would block every drain"),
+    *(
+        (
+            "a_node_can_be_drained",
+            "prod",
+            _at("PodDisruptionBudget.spec", {"selector": {}, **budget}),
+            "lets none of the 2",
+        )
+        for budget in ({"maxUnavailable": 0}, {"maxUnavailable": "0%"}, {"minAvailable": 2}, {"minAvailable": "51%"})
+    ),
     (
         "several_pods_share_their_store",
         "pvc",
@@ -339,6 +402,13 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ("nothing_is_cut_off_when_a_pod_ends", "local", _at(f"{POD}.timeout", ...), "timeout is 60"),
     ("probes_ask_the_right_routes", "local", _at(f"{SIDECAR}.readinessProbe.httpGet.path", "/livez"), "asks /livez"),
     ("probes_ask_the_right_routes", "local", _at(f"{POD}.containers.0.livenessProbe", {}), "is probed by HTTP"),
+    ("probes_ask_the_right_routes", "s3", _at(f"{SIDECAR}.startupProbe.failureThreshold", ...), "gives up after 15 s"),
+    (
+        "nothing_is_cut_off_when_a_pod_ends",
+        "s3",
+        _at(f"{SIDECAR}.lifecycle", {"preStop": {"sleep": {"seconds": 60}}}),
+        "the sidecar has a preStop",
+    ),
     ("hosts_of_the_service_are_answered", "local", _at("Service.metadata.name", "other"), "ALLOWED_HOSTS lacks other"),
 ]
 
@@ -356,6 +426,82 @@ def test_what_is_wrong_is_said_in_one_line(
     assert any(line in text for text in found), found
     assert all("\n" not in text for text in found)
     assert {*found} <= {*broken(rendering)}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "edit", "field"),
+    [
+        ("prod", _at("PodMonitor.spec.podMetricsEndpoints", ...), "podMetricsEndpoints"),
+        ("standalone", _at("Deployment.spec.template.metadata.labels", ...), "labels"),
+        ("local", _at(f"{POD}.containers.0.name", ...), "name"),
+        ("local", _at(f"{SIDECAR}.resources.limits.memory", "lots"), "lots"),
+    ],
+)
+def test_an_assertion_that_cannot_even_look_says_so_in_a_line(
+    renderings: dict[str, Rendering], overlay: str, edit: Edit, field: str
+) -> None:
+    rendering = copy.deepcopy(renderings[overlay])
+    edit(rendering)
+    said = [line for line in broken(rendering) if line.startswith("nobody can say whether")]
+    assert said
+    assert all(field in line for line in said)
+
+
+def test_a_claim_with_the_model_is_mounted_as_it_is(renderings: dict[str, Rendering]) -> None:
+    for name in ("local", "serving-runtime"):
+        (pod,) = pods(renderings[name])
+        mount = next(mount for mount in pod.containers[0]["volumeMounts"] if mount["mountPath"] == "/mnt/models")
+        assert (mount["readOnly"], mount["subPath"]) == (True, "stable-diffusion")
+        assert pod.volumes[mount["name"]]["persistentVolumeClaim"]["claimName"] == "models"
+        assert pod.all_containers == pod.containers
+
+
+def test_a_model_from_elsewhere_comes_by_an_init_container_of_kserves(renderings: dict[str, Rendering]) -> None:
+    rendering = copy.deepcopy(renderings["local"])
+    _at(f"{POD}.containers.0.env.1.value", "hf://someone/stable-diffusion")(rendering)
+    (pod,) = pods(rendering)
+    assert [container["name"] for container in pod.all_containers[:1]] == ["storage-initializer"]
+    assert broken(rendering) == []  # what it may do is said by the cluster's ClusterStorageContainer
+
+
+def test_a_model_overrides_its_runtime_as_kserve_merges_them(renderings: dict[str, Rendering]) -> None:
+    rendering = copy.deepcopy(renderings["serving-runtime"])
+    _at(f"{POD}.model.args", ["--dtype=float16"])(rendering)
+    _at(f"{POD}.model.env", [{"name": "HF_HOME", "value": "/tmp/hf"}, {"name": "A", "value": "1"}])(rendering)
+    _at(f"{POD}.model.securityContext", {"runAsUser": 2000})(rendering)
+    (pod,) = pods(rendering)
+    runtime = pod.containers[0]
+    assert runtime["args"] == ["--model_name={{.Name}}", "--model_dir=/mnt/models", "--dtype=float16"]
+    assert {entry["name"]: entry["value"] for entry in runtime["env"]} == {"HF_HOME": "/tmp/hf", "A": "1"}
+    assert (runtime["securityContext"]["runAsUser"], runtime["securityContext"]["runAsNonRoot"]) == (2000, True)
+    assert broken(rendering) == []
+
+
+@pytest.mark.parametrize("mode", ["Standard", "RawDeployment"])
+def test_both_names_of_the_mode_are_accepted(renderings: dict[str, Rendering], mode: str) -> None:
+    rendering = copy.deepcopy(renderings["local"])
+    _at("InferenceService.metadata.annotations.serving~kserve~io/deploymentMode", mode)(rendering)
+    assert broken(rendering) == []
+
+
+def test_what_kubernetes_fills_in_itself_is_no_mistake(renderings: dict[str, Rendering]) -> None:
+    rendering = copy.deepcopy(renderings["prod"])
+    _at("NetworkPolicy.spec.policyTypes", ...)(rendering)
+    _at("PodMonitor.spec.podMetricsEndpoints.0.path", ...)(rendering)
+    assert broken(rendering) == []
+
+
+@pytest.mark.parametrize(("ci", "status", "said"), [("", 0, "is not here\n"), ("true", 1, "CI must not skip this")])
+def test_a_checker_of_custom_kinds_that_is_not_here_is_told_and_fails_ci(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ci: str, status: int, said: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr("tools.manifests.schemas.CUSTOM", CUSTOM.with_name("gone"))
+    monkeypatch.setattr("tools.manifests.__main__.problems_of", lambda _: ([Rendering("local")], []))
+    monkeypatch.setattr(sys, "argv", ["manifests"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, said in capsys.readouterr().out) == (status, True)
 
 
 def test_every_assertion_is_seen_to_fail() -> None:
@@ -553,6 +699,16 @@ def test_the_kustomization_of_the_deployment_guide_can_be_copied(
     assert {"PodMonitor", "NetworkPolicy", "ScaledObject", "PodDisruptionBudget"} <= {
         document["kind"] for document in rendering.documents
     }
+
+
+def test_the_patch_of_the_deployment_guide_keeps_an_older_name_of_the_mode(combined: Path) -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (patch,) = re.findall(r"^```yaml\n(patches:\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    folder = combined / "kustomize" / "examples" / "attach-model"
+    with (folder / "kustomization.yaml").open("a") as kustomization:
+        kustomization.write(patch)
+    annotations = _of(rendered(folder), "InferenceService")["metadata"]["annotations"]
+    assert annotations["serving.kserve.io/deploymentMode"] == "RawDeployment"
 
 
 @pytest.mark.parametrize("store", ["pvc-rwx", "s3"])

@@ -17,10 +17,11 @@ import pytest
 from aiohttp import web
 from mcp.client import Client
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from sidecar.observe.tracing import wanted
 from tests.conftest import Sidecar, raw_tool_call
-from tests.fake_kserve import FakeKServe
+from tests.fake_kserve import FakeKServe, say
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -33,6 +34,9 @@ class Span:
     span: str
     parent: str
     attributes: dict[str, Any]
+    failed: bool
+    text: str
+    """All that was sent of it, events and status too."""
 
 
 class Receiver:
@@ -64,7 +68,8 @@ class Receiver:
 
 def _span(span: Any) -> Span:
     values = {entry.key: entry.value.string_value or entry.value.int_value for entry in span.attributes}
-    return Span(span.name, span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), values)
+    ids = (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex())
+    return Span(span.name, *ids, values, span.status.code == Status.STATUS_CODE_ERROR, str(span))
 
 
 @dataclass
@@ -166,6 +171,21 @@ async def test_spans_not_yet_sent_are_sent_on_the_way_out(
     await arriving.until("runtime", "store")
     assert arriving.services == {"painters"}
     assert "a cat" not in repr(arriving.spans)
+
+
+async def test_a_span_says_why_it_failed_and_not_in_the_words_of_a_runtime_that_repeats_the_prompt(
+    kserve: FakeKServe, receiver: tuple[Receiver, str], tmp_path: Path
+) -> None:
+    arriving, endpoint = receiver
+    kserve.script.append(say(400, {"error": "Prediction failed: cannot tokenize a cat"}))
+    names = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    async with serving(kserve, tmp_path, **names) as sidecar, Client(f"{sidecar.url}/mcp") as client:
+        assert (await client.call_tool("generate_image", {"prompt": "a cat"})).is_error
+        spans = await arriving.until("queue", "runtime")
+    assert spans["runtime"].failed
+    assert spans["runtime"].attributes == {"imagegen.model": "painter", "error.type": "refused_parameters"}
+    assert not spans["queue"].failed
+    assert [span.name for span in arriving.spans if "a cat" in span.text] == []
 
 
 async def test_a_receiver_that_is_away_costs_no_generation(kserve: FakeKServe, tmp_path: Path) -> None:

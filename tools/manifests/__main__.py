@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.manifests.assertions import broken
+from tools.manifests.assertions import broken, lines_of
 from tools.manifests.attaching import write_combinations
 from tools.manifests.one_place import different_sidecars, names_elsewhere
 from tools.manifests.rendering import ROOT, NotRendered, Rendering, folders, rendered
@@ -27,7 +27,7 @@ def problems_of(root: Path) -> tuple[list[Rendering], list[str]]:
         renderings.append(rendering)
         found = [*invalid(rendering), *broken(rendering), *names_elsewhere(root, folder)]
         problems.extend(f"{folder.name}: {line}" for line in found)
-    return renderings, [*problems, *different_sidecars(renderings)]
+    return renderings, [*problems, *lines_of(different_sidecars, renderings)]
 
 
 def with_combinations(root: Path, scratch: Path) -> Path:

@@ -12,6 +12,7 @@ from tools.manifests.rendering import Document, Rendering, title
 
 RUNTIME = "kserve-container"
 SIDECAR = "mcp-image-sidecar"
+INITIALIZER = "storage-initializer"
 _POD_FIELDS = (
     "securityContext",
     "serviceAccountName",
@@ -124,27 +125,42 @@ def _containers(
         first = {"name": RUNTIME, "ports": [{"containerPort": 8080}], **copy.deepcopy(overrides)}
         return [first, *own], volumes, frozenset({RUNTIME})
     base = copy.deepcopy(runtime["containers"])
-    base[0] |= overrides
+    base[0] = _merged(base[0], overrides)
     return [*base, *own], [*copy.deepcopy(runtime.get("volumes", [])), *volumes], frozenset()
 
 
+def _merged(runtime: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Field by field, and what has names by name; arguments come after the runtime's."""
+    merged = {**runtime, **overrides}
+    for key in runtime.keys() & overrides.keys():
+        old, new = runtime[key], overrides[key]
+        if isinstance(new, dict):
+            merged[key] = _merged(old, new)
+        elif key == "args":
+            merged[key] = [*old, *new]
+        elif key in ("env", "volumeMounts"):
+            merged[key] = [*{entry["name"]: entry for entry in (*old, *new)}.values()]
+    return merged
+
+
 def _bring_the_model(spec: dict[str, Any], predictor: Mapping[str, Any]) -> None:
-    """KServe's init container copies the model to /mnt/models, with the runtime container's security context."""
+    """KServe mounts a claim at /mnt/models as it is; from elsewhere its own init container brings the model there."""
     first = spec["containers"][0] if spec["containers"] else {}
     given = (entry.get("value", "") for entry in first.get("env", []) if entry["name"] == "STORAGE_URI")
     uri = predictor.get("model", {}).get("storageUri", next(given, None))
     if uri is None:
         return
-    spec["volumes"] = [*spec["volumes"], {"name": "kserve-provision-location", "emptyDir": {}}]
+    mount = {"name": "kserve-provision-location", "mountPath": "/mnt/models", "readOnly": True}
+    volume: dict[str, Any] = {"name": mount["name"], "emptyDir": {}}
     if uri.startswith("pvc://"):
-        claim = {"claimName": uri.removeprefix("pvc://").partition("/")[0], "readOnly": True}
-        spec["volumes"].append({"name": "kserve-pvc-source", "persistentVolumeClaim": claim})
-    mount = {"name": "kserve-provision-location", "mountPath": "/mnt/models"}
+        claim, _, path = uri.removeprefix("pvc://").partition("/")
+        mount |= {"name": "kserve-pvc-source", "subPath": path}
+        volume = {"name": mount["name"], "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+    else:
+        initializer = {"name": INITIALIZER, "resources": {"requests": {"cpu": "100m"}}}
+        spec["initContainers"] = [*spec.get("initContainers", []), initializer]
+    spec["volumes"] = [*spec["volumes"], volume]
     first["volumeMounts"] = [*first.get("volumeMounts", []), mount]
-    initializer = {"name": "storage-initializer", "resources": {"requests": {"cpu": "100m"}}, "volumeMounts": [mount]}
-    if "securityContext" in first:
-        initializer["securityContext"] = first["securityContext"]
-    spec["initContainers"] = [*spec.get("initContainers", []), initializer]
 
 
 def environment(container: Mapping[str, Any], rendering: Rendering) -> dict[str, str]:

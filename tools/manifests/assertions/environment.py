@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from sidecar.config import VARIABLES
 from sidecar.errors import BadConfiguration
 from tools.manifests.configured import KNOWN, configured, settings_of, sidecar_of
 from tools.manifests.foreign_variables import FOREIGN_VARIABLES
@@ -26,6 +27,21 @@ def no_aws_variable_comes_by_envfrom(rendering: Rendering) -> Lines:
         for name in environment(container, rendering):
             if name.startswith("AWS_") and name not in listed:
                 yield f"{pod.title}: {name} comes by envFrom; IRSA's webhook puts its own into env, which wins"
+
+
+_SECRETS = frozenset(variable.name for variable in VARIABLES if variable.secret) | {
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+}
+
+
+def no_secret_can_be_read_by_everybody(rendering: Rendering) -> Lines:
+    for pod in pods(rendering):
+        for name, value in environment(sidecar_of(pod), rendering).items():
+            if name in _SECRETS and value:
+                yield f"{pod.title}: {name} is written out; it belongs into the Secret of manifests/secret.example.yaml"
 
 
 def the_environment_is_accepted(rendering: Rendering) -> Lines:

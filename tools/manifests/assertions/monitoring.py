@@ -15,7 +15,7 @@ def endpoints_are_told_apart(rendering: Rendering) -> Lines:
     for document in rendering.of_kind("PodMonitor"):
         seen: list[dict[str, str]] = []
         for endpoint in document["spec"]["podMetricsEndpoints"]:
-            labels = {"container": SIDECAR, "endpoint": endpoint["port"], **_given_labels(endpoint)}
+            labels = {"container": SIDECAR, "endpoint": endpoint.get("port", ""), **_given_labels(endpoint)}
             if labels in seen:
                 yield f"{title(document)}: two endpoints are {labels}, so that their series overwrite each other"
             seen.append(labels)
@@ -24,6 +24,17 @@ def endpoints_are_told_apart(rendering: Rendering) -> Lines:
 def _given_labels(endpoint: Mapping[str, Any]) -> dict[str, str]:
     steps = [step for step in endpoint.get("relabelings", []) if "sourceLabels" not in step]
     return {step["targetLabel"]: step["replacement"] for step in steps if "targetLabel" in step}
+
+
+def what_is_scraped_is_served(rendering: Rendering) -> Lines:
+    wanted = {("metrics", "/metrics"), ("metrics", "/metrics/runtime")}
+    for document in rendering.of_kind("PodMonitor"):
+        endpoints = document["spec"]["podMetricsEndpoints"]
+        scraped = {(endpoint.get("port"), endpoint.get("path", "/metrics")) for endpoint in endpoints}
+        for port, path in sorted(scraped - wanted, key=str):
+            yield f"{title(document)}: scrapes {path} on port {port!r}, where nobody serves metrics"
+        for port, path in sorted(wanted - scraped):
+            yield f"{title(document)}: does not scrape {path} on port {port!r}"
 
 
 def the_scraper_may_scrape(rendering: Rendering) -> Lines:
@@ -38,11 +49,17 @@ def the_scraper_may_scrape(rendering: Rendering) -> Lines:
         for trigger in document["spec"]["triggers"]:
             host = urlsplit(trigger["metadata"]["serverAddress"]).hostname or ""
             namespace = host.split(".")[1] if "." in host else host
-            if admitted and namespace not in admitted:
+            if admitted and host.split(".")[2:3] not in ([], ["svc"]):
+                yield f"{title(document)}: asks {host}, which is no Service; the NetworkPolicy admits its second word"
+            elif admitted and namespace not in admitted:
                 yield f"{title(document)}: asks a Prometheus in {namespace!r}, which the NetworkPolicy does not admit"
 
 
+_OF_PROD = ("NetworkPolicy", "PodMonitor", "PrometheusRule", "ScaledObject", "PodDisruptionBudget")
+
+
 def prod_is_guarded_and_scraped(rendering: Rendering) -> Lines:
-    for kind in ("NetworkPolicy", "PodMonitor") if rendering.name == "prod" else ():
+    """And what else there is a component for."""
+    for kind in _OF_PROD if rendering.name == "prod" else ():
         if not any(rendering.of_kind(kind)):
             yield f"{rendering.name}: has no {kind}"

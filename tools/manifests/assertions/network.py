@@ -19,8 +19,8 @@ def ports_lead_somewhere(rendering: Rendering) -> Lines:
                     yield f"{title(document)}: port {port['port']} leads to {port.get('targetPort')}, which nothing has"
         for document in rendering.of_kind("PodMonitor"):
             for endpoint in document["spec"]["podMetricsEndpoints"]:
-                if endpoint["port"] not in open_ports:
-                    yield f"{title(document)}: scrapes port {endpoint['port']!r}, which no container has"
+                if endpoint.get("port") not in open_ports:
+                    yield f"{title(document)}: scrapes port {endpoint.get('port')!r}, which no container has"
         yield from _probes_lead_somewhere(pod)
 
 
@@ -44,6 +44,13 @@ def the_sidecar_listens_where_its_ports_say(rendering: Rendering) -> Lines:
             yield f"{pod.title}: LISTEN_HOST is {settings.listen.host}; the Service does not reach that"
 
 
+def the_service_stays_in_the_cluster(rendering: Rendering) -> Lines:
+    for document in rendering.of_kind("Service"):
+        kind, addresses = document["spec"].get("type", "ClusterIP"), document["spec"].get("externalIPs", [])
+        if kind != "ClusterIP" or addresses:
+            yield f"{title(document)}: is a {kind} with externalIPs {addresses}: reached from outside without a gateway"
+
+
 def only_the_sidecars_ports_are_open(rendering: Rendering) -> Lines:
     wanted = [{"protocol": "TCP", "port": port} for port in (8000, 9090)]
     for document in rendering.of_kind("NetworkPolicy"):
@@ -51,7 +58,10 @@ def only_the_sidecars_ports_are_open(rendering: Rendering) -> Lines:
         admitted = [port for rule in rules for port in rule.get("ports") or ["every port"]]
         strangers = [port for port in admitted if port not in wanted]
         missing = [port for port in wanted if port not in admitted]
-        if strangers or missing or "Ingress" not in document["spec"]["policyTypes"]:
+        kinds = document["spec"].get("policyTypes", ["Ingress", *(["Egress"] if "egress" in document["spec"] else [])])
+        if "Egress" in kinds and not document["spec"].get("egress"):
+            yield f"{title(document)}: lets nothing out: no DNS, no bucket, no traces"
+        if strangers or missing or "Ingress" not in kinds:
             yield f"{title(document)}: admits {admitted}, not 8000 and 9090 by TCP alone; 8080 takes predicts"
         if not all(rule.get("from") for rule in rules):
             yield f"{title(document)}: a rule admits everybody"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from tools.manifests.configured import configured, sidecar_of
 from tools.manifests.pods import RUNTIME, SIDECAR, pods
+from tools.manifests.quantities import quantity
 from tools.manifests.rendering import Lines, Rendering, title
+
+_LOADING_SECONDS = 600
+_MEASURED_BYTES = 280_000_000  # docs/deploy.md: the largest peak with a bucket and traces
 
 
 def containers_are_in_order(rendering: Rendering) -> Lines:
@@ -18,7 +22,7 @@ def containers_are_in_order(rendering: Rendering) -> Lines:
 def the_mode_is_standard(rendering: Rendering) -> Lines:
     for document in rendering.of_kind("InferenceService"):
         mode = document["metadata"].get("annotations", {}).get("serving.kserve.io/deploymentMode")
-        if mode != "Standard":
+        if mode not in ("Standard", "RawDeployment"):  # the second is what KServe before 0.16 calls it
             yield f"{title(document)}: deploymentMode is {mode}; Knative allows one port and ends pods that have jobs"
 
 
@@ -30,6 +34,13 @@ def every_container_asks_for_cpu(rendering: Rendering) -> Lines:
                 yield f"{pod.title}: {container['name']} requests no cpu; an autoscaler on CPU stands still without"
 
 
+def the_sidecar_has_the_memory_it_needs(rendering: Rendering) -> Lines:
+    for pod in pods(rendering):
+        limit = sidecar_of(pod).get("resources", {}).get("limits", {}).get("memory")
+        if limit is None or quantity(limit) < _MEASURED_BYTES:
+            yield f"{pod.title}: the sidecar's memory limit is {limit}; it has taken {_MEASURED_BYTES:,} bytes"
+
+
 def probes_ask_the_right_routes(rendering: Rendering) -> Lines:
     wanted = {"startupProbe": "/startupz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
     for pod in pods(rendering):
@@ -37,6 +48,10 @@ def probes_ask_the_right_routes(rendering: Rendering) -> Lines:
             asked = sidecar_of(pod).get(kind, {}).get("httpGet", {}).get("path")
             if asked != path:
                 yield f"{pod.title}: the sidecar's {kind} asks {asked}, not {path}"
+        startup = sidecar_of(pod).get("startupProbe", {})
+        patience = startup.get("failureThreshold", 3) * startup.get("periodSeconds", 10)
+        if patience < _LOADING_SECONDS:
+            yield f"{pod.title}: the sidecar's startupProbe gives up after {patience} s; loading a model takes minutes"
         runtime = pod.container(RUNTIME) or {}
         if "livenessProbe" in runtime or "httpGet" in runtime.get("readinessProbe", {}):
             yield f"{pod.title}: {RUNTIME} is probed by HTTP, which a predict blocks"
@@ -54,6 +69,8 @@ def nothing_is_cut_off_when_a_pod_ends(rendering: Rendering) -> Lines:
         hook = (runtime or {}).get("lifecycle", {}).get("preStop", {}).get("httpGet")
         if runtime is not None and hook != {"path": "/drained", "port": settings.listen.port}:
             yield f"{pod.title}: {RUNTIME}'s preStop is {hook}, not a GET of /drained on {settings.listen.port}"
+        if "preStop" in sidecar_of(pod).get("lifecycle", {}):
+            yield f"{pod.title}: the sidecar has a preStop, so that it takes calls while its runtime ends already"
         timeout = pod.source["spec"].get("predictor", {}).get("timeout", 60)
         if runtime is not None and timeout <= settings.models[0].timeout:
             yield f"{pod.title}: timeout is {timeout}, which is not longer than RUNTIME_TIMEOUT"

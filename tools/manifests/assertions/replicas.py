@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -23,12 +24,31 @@ def several_pods_share_their_store(rendering: Rendering) -> Lines:
             yield f"{pod.title}: up to {pod.replicas[1]} replicas on an emptyDir: an image would live in one pod only"
         if rendering.ours and pod.replicas[1] == 1 and pod.strategy != "Recreate":
             yield f"{pod.title}: one replica needs the strategy Recreate, or its successor waits for the GPU for ever"
-        for document in rendering.of_kind("PodDisruptionBudget"):
-            if pod.replicas[0] < 2:
-                yield f"{title(document)}: {pod.replicas[0]} replica of {pod.title} would block every drain of its node"
     for document in rendering.of_kind("PersistentVolumeClaim"):
         if document["spec"]["accessModes"] != ["ReadWriteMany"]:
             yield f"{title(document)}: is {document['spec']['accessModes']}, which a second pod cannot mount"
+
+
+def a_node_can_be_drained(rendering: Rendering) -> Lines:
+    for document in rendering.of_kind("PodDisruptionBudget"):
+        for pod in pods(rendering):
+            fewest = pod.replicas[0]
+            if fewest < 2:
+                yield f"{title(document)}: {fewest} replica of {pod.title} would block every drain of its node"
+            elif not _may_go(document["spec"], fewest):
+                yield f"{title(document)}: lets none of the {fewest} pods of {pod.title} go, and no node be drained"
+
+
+def _may_go(budget: Mapping[str, Any], replicas: int) -> bool:
+    """Whether one of so many pods may be evicted."""
+    if "maxUnavailable" in budget:
+        return _share(budget["maxUnavailable"], replicas) > 0
+    return _share(budget.get("minAvailable", 0), replicas) < replicas
+
+
+def _share(given: int | str, replicas: int) -> int:
+    """A number, or a percentage, rounded up as Kubernetes does for both."""
+    return given if isinstance(given, int) else math.ceil(int(given.removesuffix("%")) * replicas / 100)
 
 
 def the_autoscaler_is_the_right_one(rendering: Rendering) -> Lines:
@@ -47,7 +67,7 @@ def _scaling_problems(document: Mapping[str, Any], pod: Pod) -> Lines:
     spec, namespace = document["spec"], document["metadata"]["namespace"]
     if spec["scaleTargetRef"]["name"] != pod.name:
         yield f"scales {spec['scaleTargetRef']['name']}, KServe calls the Deployment {pod.name}"
-    if (spec["minReplicaCount"], spec["maxReplicaCount"]) != pod.replicas:
+    if (spec.get("minReplicaCount", 0), spec.get("maxReplicaCount", 100)) != pod.replicas:
         yield f"has other bounds than {pod.title}, {pod.replicas}"
     for trigger in spec["triggers"]:
         if f'namespace="{namespace}"' not in trigger["metadata"]["query"]:

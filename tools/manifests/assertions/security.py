@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tools.manifests.configured import sidecar_of
-from tools.manifests.pods import pods
+from tools.manifests.pods import INITIALIZER, pods
 from tools.manifests.rendering import Lines, Rendering, title
 
 _RESTRICTED: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
@@ -22,9 +22,10 @@ _RESTRICTED: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
 
 
 def containers_are_restricted(rendering: Rendering) -> Lines:
-    """In a namespace of ours all of them; in another's pod the one that we add."""
+    """In a namespace of ours all but KServe's own, which the cluster describes; in another's pod what we add."""
     for pod in pods(rendering):
-        for container in pod.all_containers if rendering.ours else [sidecar_of(pod)]:
+        ours = [container for container in pod.all_containers if container.get("name") != INITIALIZER]
+        for container in ours if rendering.ours else [sidecar_of(pod)]:
             context = container.get("securityContext", {})
             for what, holds in _RESTRICTED:
                 if not holds(context):

@@ -55,8 +55,11 @@ def a_claim_is_written_by_its_group(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         store = volume_at(pod, PurePosixPath(environment(sidecar_of(pod), rendering).get("STORAGE_PATH", "/")))
         claimed = "persistentVolumeClaim" in pod.volumes.get(store or "", {})
-        if claimed and "fsGroup" not in pod.spec.get("securityContext", {}):
+        context = pod.spec.get("securityContext", {})
+        if claimed and "fsGroup" not in context:
             yield f"{pod.title}: has no fsGroup, and the volume {store!r} is root's"
+        elif claimed and context.get("fsGroupChangePolicy") != "OnRootMismatch":
+            yield f"{pod.title}: no fsGroupChangePolicy OnRootMismatch: every start goes through all files of {store!r}"
 
 
 def volumes_are_defined_once(rendering: Rendering) -> Lines:
@@ -64,6 +67,16 @@ def volumes_are_defined_once(rendering: Rendering) -> Lines:
         names = [volume["name"] for volume in pod.spec.get("volumes", [])]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"{pod.title}: the volume {name!r} is defined {names.count(name)} times"
+
+
+def volumes_are_disks_that_can_be_written(rendering: Rendering) -> Lines:
+    for pod in pods(rendering):
+        for mount in sidecar_of(pod).get("volumeMounts", []):
+            volume = pod.volumes.get(mount["name"], {})
+            if mount.get("readOnly") or volume.get("persistentVolumeClaim", {}).get("readOnly"):
+                yield f"{pod.title}: the volume {mount['name']!r} is read-only, and the sidecar writes to it"
+            if volume.get("emptyDir", {}).get("medium"):
+                yield f"{pod.title}: the volume {mount['name']!r} is memory, and counts against the sidecar's limit"
 
 
 def other_paths_are_writable(rendering: Rendering) -> Lines:
