@@ -81,6 +81,9 @@ class Odd:
                 self.kept.pop(gone, None)
                 self.deletions.append(gone)
             return web.Response()
+        return await self._read(request, key)
+
+    async def _read(self, request: web.Request, key: str) -> web.StreamResponse:
         if self.breaks_off:
             return await self._break_off(request)
         self.on_get.pop(key, lambda: None)()
