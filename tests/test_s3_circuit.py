@@ -105,6 +105,22 @@ async def test_a_call_that_is_too_slow_while_the_store_answers_others_does_not_t
         assert bucket.away
 
 
+async def test_an_answer_that_breaks_off_while_the_store_answers_others_does_not_take_it_for_away(odd: Odd) -> None:
+    clock = HeldClock()
+    async with bucket_of(odd, clock) as bucket:
+        await bucket.put("put", "anything", b"")
+        odd.breaks_off = True
+        with pytest.raises(StoreAway):
+            _ = [piece async for piece in bucket.stream("get", "image", 0, 1000)]
+        with pytest.raises(StoreAway):
+            await bucket.get("get", "anything")
+        assert not bucket.away
+        clock.advance(timedelta(seconds=11))
+        with pytest.raises(StoreAway):
+            await bucket.get("get", "anything")
+        assert not bucket.away  # its beginning was an answer, too
+
+
 async def test_an_error_that_the_store_answers_is_an_answer(odd: Odd) -> None:
     odd.refused = {"refused"}
     odd.going_on.set()
