@@ -80,14 +80,17 @@ async def test_an_image_under_way_to_a_client_holds_one_connection_until_it_has_
         assert await bucket.get("get", "image")
 
 
-async def test_slow_downloads_leave_a_quarter_of_the_connections_to_everything_else(odd: Odd) -> None:
+@pytest.mark.parametrize(("pool_size", "share"), [(2, 1), (3, 2), (4, 3)])
+async def test_slow_downloads_leave_a_quarter_of_the_connections_to_everything_else(
+    pool_size: int, share: int, odd: Odd
+) -> None:
     odd.kept["image"] = bytes(300 * 1024)
-    async with bucket_of(odd, HeldClock(), pool_size=4) as bucket:
-        downloads = [bucket.stream("get", "image", 0, 300 * 1024) for _ in range(4)]
-        for download in downloads[:3]:
+    async with bucket_of(odd, HeldClock(), pool_size=pool_size) as bucket:
+        downloads = [bucket.stream("get", "image", 0, 300 * 1024) for _ in range(share + 1)]
+        for download in downloads[:share]:
             await anext(download)
         with pytest.raises(StorageFailure, match="more to do"):
-            await anext(downloads[3])
+            await anext(downloads[share])
         assert await bucket.get("get", "image")
         for download in downloads:
             await download.aclose()
