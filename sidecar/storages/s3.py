@@ -379,7 +379,8 @@ class S3Storage:
 
     async def _trouble_of_the_bucket(self) -> SidecarError | None:
         try:
-            await self._bucket.check(self.instance, was_writable=self._was_writable)
+            # while images wait, reading does not tell why
+            await self._bucket.check(self.instance, was_writable=self._was_writable and not self.held)
         except SidecarError as error:
             self._was_writable = False
             return error
