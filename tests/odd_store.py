@@ -58,6 +58,9 @@ class Odd:
         self.deletions: list[str] = []
         self.on_get: dict[str, Callable[[], object]] = {}
         self.on_kept: Callable[[str], object] = lambda key: None
+        self.giving = asyncio.Event()  # of images, to those who GET them
+        self.giving.set()
+        self.read_at_once = self.most_read_at_once = 0
         self.going_on = asyncio.Event()
         self.going_on.set()
         self.asked = asyncio.Event()
@@ -78,6 +81,9 @@ class Odd:
                 self.kept.pop(gone, None)
                 self.deletions.append(gone)
             return web.Response()
+        return await self._read(request, key)
+
+    async def _read(self, request: web.Request, key: str) -> web.StreamResponse:
         if self.breaks_off:
             return await self._break_off(request)
         self.on_get.pop(key, lambda: None)()
@@ -87,7 +93,15 @@ class Odd:
             return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
         about = {"ETag": '"one"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
         mark = {"x-amz-meta-mark": self.marks[key]} if key in self.marks else {}
+        if request.method == "GET" and key.endswith(".png"):
+            await self._give()
         return web.Response(headers={**about, **mark}, body=self.kept[key])
+
+    async def _give(self) -> None:
+        self.read_at_once += 1
+        self.most_read_at_once = max(self.most_read_at_once, self.read_at_once)
+        await self.giving.wait()
+        self.read_at_once -= 1
 
     async def _put(self, request: web.Request, key: str, body: bytes) -> web.Response:
         self.puts.append(key)

@@ -15,10 +15,13 @@ from sidecar.ports import SystemClock
 from sidecar.storages.file import FileStorage
 from sidecar.storages.just_sent import KEPT_BYTES, KEPT_SECONDS, JustSent
 from sidecar.storages.s3 import opened_s3
+from tests.fake_kserve import FakeKServe, succeed
 from tests.odd_store import Odd, at, odd
-from tests.storage_contract import HeldClock, put
+from tests.pictures import picture
+from tests.storage_contract import PNG, HeldClock, put
+from tests.test_disk_faults import Mount, tmpfs
 
-__all__ = ["odd"]
+__all__ = ["odd", "tmpfs"]
 
 
 class Alarm(SystemClock):
@@ -110,3 +113,44 @@ async def test_a_file_that_has_gone_in_this_moment_is_read_from_the_store(
     made = await sidecar.generate(result=result, width=64, height=64)
     assert [block.type for block in made.content] == ["text", "resource_link", "image"]
     assert "No preview" not in made.content[0].text
+
+
+# --- room that somebody else wants ------------------------------------------------------------------------------------
+
+
+async def test_it_takes_no_room_of_the_spool_that_an_image_to_come_needs(odd: Odd, tmp_path: Path) -> None:
+    bound = 5 * len(PNG)
+    given = {**at(odd), "STORAGE_PATH": str(tmp_path), "SPOOL_PATH": str(tmp_path), "STORAGE_MAX_BYTES": str(bound)}
+    async with opened_s3(read_settings(given).storage, clock=HeldClock(), observer=lambda event: None) as store:
+        ids = [(await put(store, HeldClock().now())).record.image_id for _ in range(3)]
+        assert [store.at_hand(image_id) is not None for image_id in ids] == [True, True, True]
+        with store.reserve(3 * len(PNG)):
+            assert [store.at_hand(image_id) is not None for image_id in ids] == [False, True, True]
+        with store.reserve(bound):
+            assert [store.at_hand(image_id) for image_id in ids] == [None] * 3
+            assert store.at_hand((await put(store, HeldClock().now())).record.image_id) is None
+
+
+async def test_it_makes_room_on_a_disk_that_has_none_left(
+    tmpfs: Mount, odd: Odd, start_sidecar: Any, kserve: FakeKServe
+) -> None:
+    disk = tmpfs("size=4m")
+    sidecar = await start_sidecar(**at(odd), SPOOL_PATH=str(disk / "spool"))
+    kserve.script.append(succeed(picture(512, 512, noise=True)))
+    first = await sidecar.made(width=64, height=64)
+    with (disk / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="space"):
+        while True:
+            file.write(b"x" * 4096)
+    await sidecar.made(width=64, height=64)
+    assert (await sidecar.get(first["thumbnail_url"]))[0].status == 200
+
+
+async def test_it_leaves_most_of_a_small_disk_to_what_is_under_way(
+    tmpfs: Mount, odd: Odd, start_sidecar: Any, kserve: FakeKServe
+) -> None:
+    spool = tmpfs("size=4m") / "spool"
+    sidecar = await start_sidecar(**at(odd), SPOOL_PATH=str(spool))
+    kserve.script.extend(succeed(picture(512, 512, noise=True)) for _ in range(12))
+    for _ in range(12):
+        await sidecar.made(width=64, height=64)
+        assert sum(path.stat().st_size for path in (spool / "staging").iterdir()) <= 2**20

@@ -80,14 +80,17 @@ async def test_an_image_under_way_to_a_client_holds_one_connection_until_it_has_
         assert await bucket.get("get", "image")
 
 
-async def test_slow_downloads_leave_a_quarter_of_the_connections_to_everything_else(odd: Odd) -> None:
+@pytest.mark.parametrize(("pool_size", "share"), [(2, 1), (3, 2), (4, 3)])
+async def test_slow_downloads_leave_a_quarter_of_the_connections_to_everything_else(
+    pool_size: int, share: int, odd: Odd
+) -> None:
     odd.kept["image"] = bytes(300 * 1024)
-    async with bucket_of(odd, HeldClock(), pool_size=4) as bucket:
-        downloads = [bucket.stream("get", "image", 0, 300 * 1024) for _ in range(4)]
-        for download in downloads[:3]:
+    async with bucket_of(odd, HeldClock(), pool_size=pool_size) as bucket:
+        downloads = [bucket.stream("get", "image", 0, 300 * 1024) for _ in range(share + 1)]
+        for download in downloads[:share]:
             await anext(download)
         with pytest.raises(StorageFailure, match="more to do"):
-            await anext(downloads[3])
+            await anext(downloads[share])
         assert await bucket.get("get", "image")
         for download in downloads:
             await download.aclose()
@@ -103,6 +106,22 @@ async def test_a_call_that_is_too_slow_while_the_store_answers_others_does_not_t
         clock.advance(timedelta(seconds=11))
         assert await put(bucket, "slow") == "away"
         assert bucket.away
+
+
+async def test_an_answer_that_breaks_off_while_the_store_answers_others_does_not_take_it_for_away(odd: Odd) -> None:
+    clock = HeldClock()
+    async with bucket_of(odd, clock) as bucket:
+        await bucket.put("put", "anything", b"")
+        odd.breaks_off = True
+        with pytest.raises(StoreAway):
+            _ = [piece async for piece in bucket.stream("get", "image", 0, 1000)]
+        with pytest.raises(StoreAway):
+            await bucket.get("get", "anything")
+        assert not bucket.away
+        clock.advance(timedelta(seconds=11))
+        with pytest.raises(StoreAway):
+            await bucket.get("get", "anything")
+        assert not bucket.away  # its beginning was an answer, too
 
 
 async def test_an_error_that_the_store_answers_is_an_answer(odd: Odd) -> None:

@@ -22,6 +22,7 @@ from sidecar.ports import SystemClock
 from sidecar.storages import keys
 from sidecar.storages.opening import opened_store
 from sidecar.storages.s3 import S3Storage
+from tests import ceph
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.storage_contract import PNG, HeldClock, put
 
@@ -346,6 +347,27 @@ async def test_a_container_whose_spool_cannot_be_read_is_not_ready_while_the_sto
     assert answer[0].status == 503
     spool.unlink()
     await sidecar.until_ready()
+
+
+async def test_a_right_to_write_that_is_lost_is_told_while_images_wait_for_it(
+    start_sidecar: StartSidecar, s3: dict[str, str], tmp_path: Path
+) -> None:
+    admin, bucket = ceph.client(s3["S3_ENDPOINT_URL"]), s3["S3_PREFIX"]
+    admin.create_bucket(Bucket=bucket)
+    sidecar = await start_sidecar(**{**s3, "S3_BUCKET": bucket}, SPOOL_PATH=str(tmp_path / "spool"))
+    await sidecar.until_ready()
+    about = {"Principal": "*", "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{bucket}/*"}
+    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", **about}]}
+    admin.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    image = await sidecar.made()
+    await degraded(sidecar, "the credentials lack a right")
+    await degraded(sidecar, "Finished images waiting on this pod for the store: 1.")
+    assert await sidecar.metric('imagegen_storage_writable{backend="s3"}') == 0
+    admin.delete_bucket_policy(Bucket=bucket)
+    await metric_becomes(sidecar, SPOOLED, 0)
+    await metric_becomes(sidecar, 'imagegen_storage_writable{backend="s3"}', 1)
+    assert (await sidecar.get(image["url"]))[0].status == 200
+    admin.close()
 
 
 async def test_a_store_that_stalls_holds_nobody_for_longer_than_a_deadline(

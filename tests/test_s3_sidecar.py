@@ -215,6 +215,13 @@ async def test_a_range_is_led_on_and_given_by_the_store(sidecar: Sidecar) -> Non
     assert response.headers["Content-Range"] == f"bytes 10-29/{len(whole)}"
 
 
+@pytest.mark.parametrize("odd_range", ["bytes=5-1", "bytes=0-1,4-5", "pixels=0-1"])
+async def test_a_range_that_a_store_may_read_in_its_own_way_is_answered_here(odd_range: str, sidecar: Sidecar) -> None:
+    image = await sidecar.made()
+    response, body = await sidecar.get(image["url"], headers={"range": odd_range})
+    assert (response.status, len(body), response.history) == (200, image["size_bytes"], ())
+
+
 async def test_head_and_conditions_are_answered_here(sidecar: Sidecar) -> None:
     image = await sidecar.made()
     asked: list[tuple[dict[str, Any], int]] = [

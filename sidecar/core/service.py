@@ -30,6 +30,8 @@ from sidecar.spans import span
 THUMBNAIL_PIXELS = 512
 THUMBNAIL_BYTES = 75_000  # 100,000 characters in base64
 _CACHED_THUMBNAIL_BYTES = 4 * 1024 * 1024
+_WHOLE_IMAGES = 2
+"""That are fetched at once to be made small. More would wait in memory for the threads that do it."""
 
 
 class ImageService:
@@ -54,6 +56,7 @@ class ImageService:
         self._predicts: set[asyncio.Task[StoredImage]] = set()
         self._thumbnails = _ByteCache(_CACHED_THUMBNAIL_BYTES)
         self._thumbnails_under_way: dict[ImageId, asyncio.Task[bytes]] = {}
+        self._whole_images = asyncio.Semaphore(_WHOLE_IMAGES)
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -324,7 +327,10 @@ class ImageService:
         if at_hand is not None:
             with contextlib.suppress(ImageNotFound):  # it has gone in this moment
                 return await self._small(at_hand)
-        return await self._small(stored.path or await self.read(stored))
+        if stored.path is not None:
+            return await self._small(stored.path)
+        async with self._whole_images:
+            return await self._small(await self.read(stored))
 
     async def _small(self, source: Path | bytes) -> bytes:
         return await self._thumbnailer.thumbnail(source, pixels=THUMBNAIL_PIXELS, max_bytes=THUMBNAIL_BYTES)

@@ -68,7 +68,8 @@ async def _from_afar(
     if request.method != hdrs.METH_GET:
         return web.Response(status=plan.status, headers={**headers, hdrs.CONTENT_LENGTH: str(plan.length)})
     service = request.app[SERVICE]
-    same_part = hdrs.IF_RANGE not in request.headers or plan.status == 206  # no store that we know looks at If-Range
+    # no store that we know looks at If-Range, and each takes ranges that mean nothing here in its own way
+    same_part = plan.status == 206 or not (hdrs.RANGE in request.headers or hdrs.IF_RANGE in request.headers)
     link = await service.link(stored) if same_part else None
     if link is not None:
         return _redirect(request, link)

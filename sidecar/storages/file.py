@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -83,7 +84,7 @@ class FileStorage:
 
     @contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        if self._max_bytes is not None and self._used + self._reserved + size > self._max_bytes:
+        if self._max_bytes is not None and size > self.room:
             raise StorageFull(
                 f"The image store is full: {self._used:,} of {self._max_bytes:,} bytes are used and {self._reserved:,} "
                 "are reserved. Delete images that are no longer needed, or try again when some have expired.",
@@ -94,6 +95,11 @@ class FileStorage:
             yield
         finally:
             self._reserved -= size
+
+    @property
+    def room(self) -> float:
+        """What is neither used nor reserved of the bound, in bytes."""
+        return math.inf if self._max_bytes is None else self._max_bytes - self._used - self._reserved
 
     @asynccontextmanager
     async def stage(self, image_id: ImageId, expected: int) -> AsyncIterator[StagedFile]:
@@ -307,7 +313,7 @@ class FileStorage:
         used_before = self._used
         for shard in await self._directory.run("list", self._inventory.shards):
             total += await self._directory.run("inventory", self._inventory.count, shard, now.timestamp())
-        free_bytes = await self._directory.run("inventory", self._free_bytes)
+        free_bytes = await self.free_bytes()
         self._used = total.size + max(0, self._used - used_before)  # what came meanwhile may not have been counted
         return Inventory(
             images=total.images,
@@ -316,6 +322,10 @@ class FileStorage:
             orphans_deleted=total.orphans,
             errors=total.errors,
         )
+
+    async def free_bytes(self) -> int:
+        """What the volume has left."""
+        return await self._directory.run("inventory", self._free_bytes)
 
     def _free_bytes(self) -> int:
         self._directory.require_volume()

@@ -36,7 +36,8 @@ class JustSent:
         self._clock = clock
         self._discard = discard
         self._kept: dict[ImageId, _Kept] = {}
-        self._size = 0
+        self.size = 0
+        """Bytes of all that is kept."""
         self._going: set[asyncio.Task[None]] = set()
 
     def keep(self, image_id: ImageId, file: LocalFile, size: int) -> None:
@@ -45,8 +46,12 @@ class JustSent:
             return
         file.moved = True
         self._kept[image_id] = _Kept(file, size, asyncio.create_task(self._end(image_id)))
-        self._size += size
-        while self._size > KEPT_BYTES:
+        self.size += size
+        self.shrink(KEPT_BYTES)
+
+    def shrink(self, size: float) -> None:
+        """Let go of the oldest until no more than `size` bytes are kept."""
+        while self._kept and self.size > size:
             self.drop(next(iter(self._kept)))
 
     def path(self, image_id: ImageId) -> Path | None:
@@ -59,7 +64,7 @@ class JustSent:
         kept = self._kept.pop(image_id, None)
         if kept is None:
             return
-        self._size -= kept.size
+        self.size -= kept.size
         kept.end.cancel()
         going = asyncio.create_task(self._remove(kept.file))
         self._going.add(going)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -30,18 +30,18 @@ from sidecar.domain import (
     StoredImage,
     owner_tag,
 )
-from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure, StorageFull, StoreAway
+from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure, StoreAway
 from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, RecordFilter, StagedFile
 from sidecar.storages import keys, s3_links
 from sidecar.storages.disk import LEFTOVER_SECONDS
 from sidecar.storages.file import FileStorage
-from sidecar.storages.just_sent import JustSent
 from sidecar.storages.recent import RecentImages
 from sidecar.storages.records import decode_record, encode_record
 from sidecar.storages.s3_bucket import BACKEND, Bucket, opened_bucket
 from sidecar.storages.s3_deletions import CLAIMS, BucketDeletions
 from sidecar.storages.s3_inventory import BucketInventory
 from sidecar.storages.s3_jobs import S3Jobs
+from sidecar.storages.s3_local import LocalRoom
 from sidecar.storages.s3_spool import WaitingImages, tell
 from sidecar.storages.undisturbed import to_its_end
 
@@ -96,7 +96,6 @@ class S3Storage:
         observer: Observer,
     ) -> None:
         self.instance = secrets.token_hex(6)
-        self.just_sent = JustSent(clock, spool.discard)
         self._bucket = bucket
         self._spool = spool
         self._s3 = s3
@@ -109,6 +108,8 @@ class S3Storage:
         self._deletions = BucketDeletions(bucket, self._record, self._forget)
         self._was_writable = False
         self.waiting = WaitingImages(spool, self.send, clock=clock, observer=observer)
+        self._local = LocalRoom(spool, lambda: self.held, clock)
+        self.just_sent = self._local.just_sent
 
     @property
     def jobs(self) -> S3Jobs:
@@ -117,23 +118,12 @@ class S3Storage:
 
     # --- an image on its way in ---------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def reserve(self, size: int) -> Iterator[None]:
+    def reserve(self, size: int) -> contextlib.AbstractContextManager[None]:
         """Room on the local disk, where every image is staged and may have to wait."""
-        with contextlib.ExitStack() as room:
-            try:
-                room.enter_context(self._spool.reserve(size))
-            except StorageFull as error:
-                raise StorageFull(
-                    f"This server has no room for another image: {self.held} finished images wait on it until the "
-                    "image store takes them. Try again later.",
-                    retry_after=error.retry_after,
-                    detail=f"The spool (SPOOL_PATH) is full, {self.held} images wait in it: {error.detail}",
-                ) from error
-            yield
+        return self._local.reserve(size)
 
     def stage(self, image_id: ImageId, expected: int) -> contextlib.AbstractAsyncContextManager[StagedFile]:
-        return self._spool.stage(image_id, expected)
+        return self._local.stage(image_id, expected)
 
     async def commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
         """Of an image that has cost a GPU's time nothing is lost: what cannot be sent now waits in the spool.
@@ -152,7 +142,7 @@ class S3Storage:
             raise
         stored = StoredImage(record=record)
         self._recent.remember(stored)
-        self.just_sent.keep(record.image_id, self._spool.staging.file(image.path), image.size_bytes)
+        await self._local.keep(record.image_id, image.path, image.size_bytes)
         return stored
 
     async def _hold(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
@@ -389,7 +379,8 @@ class S3Storage:
 
     async def _trouble_of_the_bucket(self) -> SidecarError | None:
         try:
-            await self._bucket.check(self.instance, was_writable=self._was_writable)
+            # while images wait, reading does not tell why
+            await self._bucket.check(self.instance, was_writable=self._was_writable and not self.held)
         except SidecarError as error:
             self._was_writable = False
             return error

@@ -103,7 +103,7 @@ class Bucket:
         self._deadline = deadline
         self._circuit = Circuit(clock)
         self._places = asyncio.Semaphore(settings.pool_size)
-        self._downloads = asyncio.Semaphore(settings.pool_size - settings.pool_size // 4)
+        self._downloads = asyncio.Semaphore(max(1, settings.pool_size * 3 // 4))
 
     @property
     def away(self) -> bool:

@@ -14,6 +14,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
     ReadTimeoutError,
+    ResponseStreamingError,
     SSLError,
 )
 from botocore.parsers import ResponseParserError
@@ -30,6 +31,7 @@ _ROLES = frozenset({"AssumeRole", "AssumeRoleWithWebIdentity"})
 _CHANGED = frozenset({"XAmzContentSHA256Mismatch", "BadDigest"})
 _BUSY = frozenset({"SlowDown", "ServiceUnavailable", "503", "Throttling", "RequestLimitExceeded"})
 _GATEWAY = frozenset({502, 503, 504})  # not 500, which botocore makes of a 200 that is no XML
+_CUT_OFF = (ResponseStreamingError, aiohttp.ClientPayloadError)
 _BROKEN = (EndpointConnectionError, ConnectionClosedError, HTTPClientError, aiohttp.ClientError, OSError)
 
 
@@ -69,6 +71,8 @@ def failure_of(error: Exception, *, bucket: str, endpoint: str) -> StorageFailur
         return _away(Silent, "The image store does not answer.", f"The image store at {endpoint} does not answer.")
     if isinstance(error, SSLError):
         return _misconfigured(f"The image store at {endpoint} is not trusted: look at AWS_CA_BUNDLE.")
+    if isinstance(error, _CUT_OFF):  # it had begun to answer; a download that its reader slowed down ends like that
+        return _away(StoreAway, "The image store broke off in the middle of an answer.")
     if isinstance(error, _BROKEN):
         detail = f"The image store cannot be reached at {endpoint}."
         return _away(Unreached, "The image store cannot be reached.", detail)
