@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sidecar.config import read_settings
+from sidecar.config import StorageSettings, read_settings
 from sidecar.domain import ImageId
 from sidecar.ports import SystemClock
 from sidecar.storages.file import FileStorage
@@ -18,7 +19,7 @@ from sidecar.storages.s3 import opened_s3
 from tests.fake_kserve import FakeKServe, succeed
 from tests.odd_store import Odd, at, odd
 from tests.pictures import picture
-from tests.storage_contract import PNG, HeldClock, put
+from tests.storage_contract import PNG, HeldClock, bytes_of, put
 from tests.test_disk_faults import Mount, tmpfs
 
 __all__ = ["odd", "tmpfs"]
@@ -96,6 +97,21 @@ async def test_it_goes_with_its_image_with_its_first_thumbnail_and_with_the_stor
         await store.put_thumbnail(ids[1], b"small")
         assert [store.at_hand(image_id) is not None for image_id in ids] == [False, False, True]
     assert list((tmp_path / "staging").iterdir()) == []
+
+
+async def test_what_a_process_that_was_killed_has_kept_goes_when_the_next_one_starts(odd: Odd, tmp_path: Path) -> None:
+    def given(spool: str) -> StorageSettings:
+        here = {"STORAGE_PATH": str(tmp_path), "SPOOL_PATH": str(tmp_path / spool)}
+        return read_settings({**at(odd), **here}).storage
+
+    async with opened_s3(given("spool"), clock=HeldClock(), observer=lambda event: None) as store:
+        image_id = (await put(store, HeldClock().now())).record.image_id
+        assert store.at_hand(image_id) is not None
+        async with store.stage(ImageId.new(HeldClock().now()), 4) as under_way:
+            shutil.copytree(tmp_path / "spool", tmp_path / "left")
+    async with opened_s3(given("left"), clock=HeldClock(), observer=lambda event: None) as store:
+        assert [path.name for path in (tmp_path / "left" / "staging").iterdir()] == [under_way.path.name]
+        assert await bytes_of(store, await store.get(image_id)) == PNG
 
 
 @pytest.mark.parametrize("result", ["thumbnail", "full"])

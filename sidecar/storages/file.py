@@ -34,7 +34,7 @@ from sidecar.storages.file_inventory import ShardCount, ShardInventory
 from sidecar.storages.file_jobs import FileJobs
 from sidecar.storages.recent import RecentImages
 from sidecar.storages.records import decode_record, encode_record
-from sidecar.storages.staging import LocalFile, Staging
+from sidecar.storages.staging import ASIDE, LocalFile, Staging
 
 _STREAMED_BYTES = 256 * 1024
 _IMAGE_EXTENSIONS = tuple(keys.extension(media_type) for media_type in ("image/png", "image/jpeg", "image/webp"))
@@ -135,6 +135,18 @@ class FileStorage:
     async def finish(self, path: Path) -> None:
         """Make a staged file complete, for somebody who takes its bytes elsewhere."""
         await self._directory.run("stage", self.staging.file(path).finish)
+
+    async def put_aside(self, file: LocalFile) -> None:
+        """Let a finished staged file go when the next process starts, if not before."""
+        await self._directory.run("stage", file.put_aside)
+
+    async def delete_aside(self) -> None:
+        """What a process that was killed has put aside."""
+        await self._directory.run("delete", self._delete_aside)
+
+    def _delete_aside(self) -> None:
+        for path in (self._root / "staging").glob(f"*{ASIDE}"):
+            path.unlink(missing_ok=True)
 
     async def discard(self, file: LocalFile) -> None:
         """Remove a staged file that somebody has taken over."""

@@ -66,7 +66,8 @@ async def opened_s3(
         storage = S3Storage(bucket, local, settings, settings.s3, clock=clock, observer=observer)
         sending = []
         if sends:
-            with contextlib.suppress(StorageFailure):  # asked again until it answers
+            with contextlib.suppress(StorageFailure):  # the readiness check asks again until it answers
+                await local.delete_aside()
                 await storage.waiting.recall()
             sending.append(asyncio.create_task(storage.waiting.keep_sending()))
         try:
@@ -135,18 +136,15 @@ class S3Storage:
             await self.send(image.path, record)
         except Exception as error:
             tell(self._observer, "sending an image", error)
-            return await to_its_end(self._hold(image, record))
+            return await to_its_end(self.waiting.hold(image, record))
         except BaseException:
             with contextlib.suppress(StorageFailure):
-                await to_its_end(self._hold(image, record))
+                await to_its_end(self.waiting.hold(image, record))
             raise
         stored = StoredImage(record=record)
         self._recent.remember(stored)
         await self._local.keep(record.image_id, image.path, image.size_bytes)
         return stored
-
-    async def _hold(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
-        return await self.waiting.hold(image, record)
 
     async def send(self, file: Path, record: ImageRecord) -> None:
         """A local file with its place in the expiry index, then its record, from which on it is seen."""

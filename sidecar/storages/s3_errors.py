@@ -67,6 +67,10 @@ def failure_of(error: Exception, *, bucket: str, endpoint: str) -> StorageFailur
         return _failure("There are no credentials for the image store: the standard AWS ways have none to give.")
     if isinstance(error, FileNotFoundError | PermissionError):  # the only file that is opened while the store is asked
         return _failure("The web identity's token cannot be read: look at AWS_WEB_IDENTITY_TOKEN_FILE.")
+    return _unanswered(error, endpoint)
+
+
+def _unanswered(error: Exception, endpoint: str) -> StorageFailure:
     if isinstance(error, TimeoutError | ConnectTimeoutError | ReadTimeoutError):
         return _away(Silent, "The image store does not answer.", f"The image store at {endpoint} does not answer.")
     if isinstance(error, SSLError):

@@ -36,9 +36,9 @@ class LocalRoom:
                 room.enter_context(self._spool.reserve(size))
             except StorageFull as error:
                 held = self._held()
+                waiting = f": {held} finished images wait on it until the image store takes them" if held else ""
                 raise StorageFull(
-                    f"This server has no room for another image: {held} finished images wait on it until the "
-                    "image store takes them. Try again later.",
+                    f"This server has no room for another image of this size{waiting}. Try again later.",
                     retry_after=error.retry_after,
                     detail=f"The spool (SPOOL_PATH) is full, {held} images wait in it: {error.detail}",
                 ) from error
@@ -58,6 +58,8 @@ class LocalRoom:
     async def keep(self, image_id: ImageId, path: Path, size: int) -> None:
         """Take over the staged file of an image that was sent, if there is room to spare."""
         with contextlib.suppress(StorageFailure):
+            file = self._spool.staging.file(path)
+            await self._spool.put_aside(file)
             spare = _KEPT_SHARE * (await self._spool.free_bytes() + self.just_sent.size)
-            self.just_sent.keep(image_id, self._spool.staging.file(path), size)
+            self.just_sent.keep(image_id, file, size)
             self.just_sent.shrink(min(self._spool.room, spare))

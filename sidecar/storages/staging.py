@@ -19,6 +19,8 @@ from sidecar.errors import StorageFailure
 from sidecar.storages.directory import Directory, failure_of
 
 _WRITE_BYTES = 2 * 1024 * 1024
+ASIDE = ".aside"
+"""The end of the names of staged files that anybody may delete at any time."""
 _VECTORS = 512  # pieces written at once; the kernel takes 1024
 
 
@@ -117,6 +119,12 @@ class LocalFile:
                 os.fsync(self._file.fileno())
                 self._file.close()
                 self._finished = True
+
+    def put_aside(self) -> None:
+        """Give the finished file a name that says that nobody needs it. Blocks; raises OSError."""
+        with self._lock:
+            if not self._discarded:
+                self.path = self.path.rename(self.path.with_suffix(ASIDE))
 
     def discard(self) -> None:
         """Never in the middle of finishing: a file cut short must not pass for a whole one. Blocks; raises OSError."""
