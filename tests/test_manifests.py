@@ -711,6 +711,35 @@ def test_the_patch_of_the_deployment_guide_keeps_an_older_name_of_the_mode(combi
     assert annotations["serving.kserve.io/deploymentMode"] == "RawDeployment"
 
 
+def with_a_models_file(tree: Path, endpoint: str) -> Rendering:
+    """The overlay `local`, with what the deployment guide says of a MODELS_FILE."""
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(
+        r"^```yaml\n(configMapGenerator:\n(?:(?!```).)*MODELS_FILE.*?)^```", text, re.MULTILINE | re.DOTALL
+    )
+    folder = tree / "kustomize" / "overlays" / "local"
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    added = yaml.safe_load(lines)
+    kustomization["patches"] += added["patches"]
+    kustomization["configMapGenerator"] = added["configMapGenerator"]
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    model = {"endpoint": endpoint, "extra_parameters": {"scheduler": "ddim"}}
+    (folder / "models.yaml").write_text(yaml.safe_dump({"models": [model]}))
+    return rendered(folder)
+
+
+def test_a_models_file_comes_as_the_deployment_guide_says(tree: Path, renderings: dict[str, Rendering]) -> None:
+    rendering = with_a_models_file(tree, "http://localhost:8080/v1/models/stable-diffusion")
+    assert broken(rendering) == []
+    assert list(different_sidecars([renderings["s3"], rendering])) == []
+    assert list(invalid(rendering)) == []
+
+
+def test_a_models_file_is_read_as_the_sidecar_reads_it(tree: Path) -> None:
+    said = broken(with_a_models_file(tree, "http://localhost:8081/v1/models/sdxl"))
+    assert any("which is not the port of kserve-container" in line for line in said), said
+
+
 @pytest.mark.parametrize("store", ["pvc-rwx", "s3"])
 def test_what_comes_after_the_store_may_come_in_any_order(combined: Path, store: str) -> None:
     folder = combined / "kustomize" / "examples" / f"attach-model-{store}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sidecar.config import VARIABLES, Settings, read_settings
@@ -22,7 +24,24 @@ def sidecar_of(pod: Pod) -> dict[str, Any]:
 def settings_of(pod: Pod, rendering: Rendering) -> Settings:
     """Raises BadConfiguration."""
     given = {name: value for name, value in environment(sidecar_of(pod), rendering).items() if name in KNOWN}
-    return read_settings(given)
+    with TemporaryDirectory() as scratch:
+        text = _mounted(pod, PurePosixPath(given.get("MODELS_FILE", "/")), rendering)
+        if text is not None:
+            file = Path(scratch) / "models.yaml"
+            file.write_text(text, encoding="utf-8")
+            given["MODELS_FILE"] = str(file)
+        return read_settings(given)
+
+
+def _mounted(pod: Pod, path: PurePosixPath, rendering: Rendering) -> str | None:
+    """What the sidecar finds at a path that a ConfigMap is mounted at."""
+    for mount in sidecar_of(pod).get("volumeMounts", []):
+        source = pod.volumes.get(mount["name"], {}).get("configMap", {})
+        config = rendering.one("ConfigMap", source.get("name", ""))
+        if config is not None and str(path.parent) == mount["mountPath"]:
+            found: str | None = config.get("data", {}).get(path.name)
+            return found
+    return None
 
 
 def configured(rendering: Rendering) -> Iterator[tuple[Pod, Settings]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tools.manifests.pods import SIDECAR, pods
+from tools.manifests.pods import SIDECAR, Pod, pods
 from tools.manifests.rendering import NotRendered, Rendering, rendered
 
 
@@ -52,18 +52,19 @@ def _word(index: int) -> str:
 
 def different_sidecars(renderings: list[Rendering]) -> Iterator[str]:
     """The sidecar's container is written in several files and must be the same in all."""
-    found = [
-        (rendering.name, _without_names(pod.container(SIDECAR))) for rendering in renderings for pod in pods(rendering)
-    ]
+    found = [(rendering.name, _without_names(pod)) for rendering in renderings for pod in pods(rendering)]
     for name, container in found[1:]:
         for key in sorted({*container, *found[0][1]}):
             if container.get(key) != found[0][1].get(key):
                 yield f"{name}: the sidecar's {key} is not the one of {found[0][0]}"
 
 
-def _without_names(container: dict[str, Any] | None) -> dict[str, Any]:
-    """The container without what an overlay names: images, the bucket's region, the hash at the ConfigMap's name."""
-    rest = {key: value for key, value in (container or {}).items() if key not in ("image", "envFrom")}
+def _without_names(pod: Pod) -> dict[str, Any]:
+    """The container without what an overlay names or brings: images, region, files, the hash in a name."""
+    container = pod.container(SIDECAR) or {}
+    rest = {key: value for key, value in container.items() if key not in ("image", "envFrom")}
     rest["env"] = [entry for entry in rest.get("env", []) if entry["name"] != "AWS_REGION"]
-    rest["envFrom"] = [sorted(source) for source in (container or {}).get("envFrom", [])]
+    rest["envFrom"] = [sorted(source) for source in container.get("envFrom", [])]
+    files = {name for name, volume in pod.volumes.items() if "configMap" in volume}
+    rest["volumeMounts"] = [mount for mount in rest.get("volumeMounts", []) if mount["name"] not in files]
     return rest

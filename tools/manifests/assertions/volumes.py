@@ -73,7 +73,8 @@ def volumes_are_disks_that_can_be_written(rendering: Rendering) -> Lines:
     for pod in pods(rendering):
         for mount in sidecar_of(pod).get("volumeMounts", []):
             volume = pod.volumes.get(mount["name"], {})
-            if mount.get("readOnly") or volume.get("persistentVolumeClaim", {}).get("readOnly"):
+            given = {*volume} & {"configMap", "secret", "projected"}
+            if not given and (mount.get("readOnly") or volume.get("persistentVolumeClaim", {}).get("readOnly")):
                 yield f"{pod.title}: the volume {mount['name']!r} is read-only, and the sidecar writes to it"
             if volume.get("emptyDir", {}).get("medium"):
                 yield f"{pod.title}: the volume {mount['name']!r} is memory, and counts against the sidecar's limit"
