@@ -18,6 +18,7 @@ from sidecar.config import read_settings
 from sidecar.core.service import ImageService
 from sidecar.domain import ImageId, StoredImage
 from sidecar.edge import images_http, keys
+from sidecar.edge.open_files import OpenFiles
 from sidecar.imaging.thumbnails import PillowThumbnailer
 from sidecar.ports import SystemClock
 from sidecar.storages.file import FileStorage
@@ -248,6 +249,23 @@ async def test_a_large_image_arrives_whole(sidecar: Sidecar, kserve: FakeKServe)
     assert (await sidecar.get(image["url"]))[1] == data
 
 
+async def test_an_image_that_many_ask_for_is_opened_once_and_closed_a_moment_later(
+    sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    image = await stored(sidecar, kserve, picture(1700, 1700, noise=True))
+    _, body = await sidecar.get(image["url"])
+
+    async def part(start: int) -> bool:
+        response, data = await sidecar.get(image["url"], headers={"Range": f"bytes={start}-{start + 9999}"})
+        return (response.status, data) == (206, body[start : start + 10_000])
+
+    assert all(await asyncio.gather(*(part(start) for start in range(0, 1_000_000, 50_000))))
+    assert sum(str(sidecar.store) in target for target in open_files()) <= 1
+    async with asyncio.timeout(10):
+        while any(str(sidecar.store) in target for target in open_files()):
+            await asyncio.sleep(0.02)
+
+
 async def test_readers_who_leave_in_the_middle_leave_no_file_open(sidecar: Sidecar, kserve: FakeKServe) -> None:
     image = await stored(sidecar, kserve, picture(1700, 1700, noise=True))
     host, port = sidecar.url.removeprefix("http://").split(":")
@@ -302,7 +320,7 @@ async def test_an_image_that_moves_while_it_is_asked_for_is_found(tmp_path: Path
     async with Leaving(tmp_path).opened() as store:
         image_id = (await put(store, SystemClock().now())).record.image_id
         app = web.Application()
-        app[keys.SETTINGS], app[keys.CLOCK] = settings, SystemClock()
+        app[keys.SETTINGS], app[keys.CLOCK], app[keys.OPEN_FILES] = settings, SystemClock(), OpenFiles()
         app[keys.SERVICE] = ImageService(
             lanes={},
             storage=store,

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import lru_cache
-from typing import BinaryIO
+from typing import IO, cast
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_request import BaseRequest
 
 from sidecar.domain import ImageId, ImageRecord, StoredImage
-from sidecar.edge.keys import CLOCK, SERVICE, SETTINGS
+from sidecar.edge.keys import CLOCK, OPEN_FILES, SERVICE, SETTINGS
+from sidecar.edge.open_files import OpenFile
 from sidecar.errors import ImageNotFound, SidecarError
 from sidecar.ports import Link
 
@@ -58,7 +59,7 @@ async def _image(request: web.Request) -> web.StreamResponse:
         return _bodyless(plan, headers)
     if stored.path is None:
         return await _from_afar(request, stored, plan, headers)
-    return _FileSlice(await asyncio.to_thread(stored.path.open, "rb"), plan, headers)
+    return _FileSlice(await request.app[OPEN_FILES].open(stored.path), plan, headers)
 
 
 async def _from_afar(
@@ -220,9 +221,9 @@ def _bodyless(plan: _Plan, headers: dict[str, str]) -> web.Response:
 
 
 class _FileSlice(web.StreamResponse):
-    """Part of an open file, by sendfile where the loop has it. Closes the file."""
+    """Part of an open file, by sendfile where the loop has it. Releases the file."""
 
-    def __init__(self, file: BinaryIO, plan: _Plan, headers: dict[str, str]) -> None:
+    def __init__(self, file: OpenFile, plan: _Plan, headers: dict[str, str]) -> None:
         super().__init__(status=plan.status, headers={**headers, **plan.headers})
         self.content_length = plan.length
         self._file = file
@@ -234,7 +235,7 @@ class _FileSlice(web.StreamResponse):
             if writer is not None and request.method == hdrs.METH_GET and self._plan.length:
                 await self._send(request, writer)
         finally:
-            self._file.close()
+            self._file.release()
         return writer
 
     async def _send(self, request: BaseRequest, writer: AbstractStreamWriter) -> None:
@@ -242,31 +243,32 @@ class _FileSlice(web.StreamResponse):
         if transport is None:
             raise ConnectionResetError("the peer has left")
         start, left = self._plan.start, self._plan.length
-        sent = self._send_at_once(transport, start, left)
+        sent = _send_at_once(transport, self._file, start, left)
         if sent < left:
             try:
                 await asyncio.get_running_loop().sendfile(
-                    transport, self._file, start + sent, left - sent, fallback=False
+                    transport, cast("IO[bytes]", self._file), start + sent, left - sent, fallback=False
                 )
             except (NotImplementedError, asyncio.SendfileNotAvailableError):
-                await self._copy(writer, start + sent, left - sent)
+                await _copy(writer, self._file, start + sent, left - sent)
         await super().write_eof()
 
-    def _send_at_once(self, transport: asyncio.Transport, start: int, length: int) -> int:
-        """As much as the socket takes now; most images go whole, without the loop's turns for waiting."""
-        sock = transport.get_extra_info("socket")
-        if sock is None or transport.get_extra_info("sslcontext") or transport.get_write_buffer_size():
-            return 0
-        try:
-            return os.sendfile(sock.fileno(), self._file.fileno(), start, length)
-        except OSError:  # it takes nothing now, or the peer has left: the loop finds out which
-            return 0
 
-    async def _copy(self, writer: AbstractStreamWriter, start: int, left: int) -> None:
-        self._file.seek(start)
-        while left and (chunk := await asyncio.to_thread(self._file.read, min(_CHUNK, left))):
-            await writer.write(chunk)
-            left -= len(chunk)
+def _send_at_once(transport: asyncio.Transport, file: OpenFile, start: int, length: int) -> int:
+    """As much as the socket takes now; most images go whole, without the loop's turns for waiting."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or transport.get_extra_info("sslcontext") or transport.get_write_buffer_size():
+        return 0
+    try:
+        return os.sendfile(sock.fileno(), file.fileno(), start, length)
+    except OSError:  # it takes nothing now, or the peer has left: the loop finds out which
+        return 0
+
+
+async def _copy(writer: AbstractStreamWriter, file: OpenFile, start: int, left: int) -> None:
+    while left and (chunk := await asyncio.to_thread(file.read, min(_CHUNK, left), start)):
+        await writer.write(chunk)
+        start, left = start + len(chunk), left - len(chunk)
 
 
 class _Relay(web.StreamResponse):
