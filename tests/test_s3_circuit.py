@@ -19,7 +19,10 @@ __all__ = ["odd"]
 
 pytestmark = pytest.mark.real
 
-SHORT = 0.3
+BRIEF = 0.3
+"""Seconds, for a call that shall not be answered."""
+SHORT = 2.0
+"""For one that may be, on a busy machine."""
 LONG = 20.0
 BEFORE_THE_PROBE = timedelta(seconds=5)
 
@@ -38,7 +41,7 @@ async def fall_silent(odd: Odd, bucket: Bucket) -> None:
     """The store takes a call and does not answer it."""
     odd.going_on.clear()
     with pytest.raises(StoreAway):
-        await bucket.run("put", lambda: bucket._put("silence", Body=b""), SHORT)
+        await bucket.run("put", lambda: bucket._put("silence", Body=b""), BRIEF)
     assert bucket.away
     odd.asked.clear()
 
