@@ -168,7 +168,7 @@ async def sidecar(start_sidecar: StartSidecar) -> Sidecar:
 
 async def metric_becomes(sidecar: Sidecar, line: str, value: float) -> None:
     """Wait until one sample of /metrics has this value."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while f"{line} {float(value)}" not in (await sidecar.get("/metrics"))[1].decode().splitlines():
             await asyncio.sleep(0.01)
 

@@ -56,7 +56,7 @@ async def cache(address: str, sidecar: Sidecar, root: Path) -> AsyncIterator[Non
 
 async def _listening(address: str) -> None:
     host, port = address.split(":")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while True:
             try:
                 _, writer = await asyncio.open_connection(host, int(port))

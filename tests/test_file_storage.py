@@ -470,8 +470,9 @@ async def test_a_second_thumbnail_takes_no_room_of_its_own(open_store: OpenStore
     image_id = (await put(store, clock.now())).record.image_id
     for _ in range(5):
         await store.put_thumbnail(image_id, b"x" * 400)
-    with store.reserve(600):
+    with store.reserve(600), pytest.raises(StorageFull), store.reserve(1):
         pass
+    assert await store.thumbnail(image_id) == b"x" * 400
 
 
 async def test_a_vanished_directory_does_not_make_a_full_store_look_empty(

@@ -261,7 +261,7 @@ async def test_an_image_that_many_ask_for_is_opened_once_and_closed_a_moment_lat
 
     assert all(await asyncio.gather(*(part(start) for start in range(0, 1_000_000, 50_000))))
     assert sum(str(sidecar.store) in target for target in open_files()) <= 1
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while any(str(sidecar.store) in target for target in open_files()):
             await asyncio.sleep(0.02)
 
@@ -275,7 +275,7 @@ async def test_readers_who_leave_in_the_middle_leave_no_file_open(sidecar: Sidec
         writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         await reader.readexactly(1000)
         writer.transport.abort()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while any(str(sidecar.store) in target for target in open_files()):
             await asyncio.sleep(0.02)
     assert (await sidecar.get(image["url"]))[0].status == 200

@@ -30,7 +30,7 @@ async def stopped(sidecar: Served) -> list[dict[str, Any]]:
 
 
 async def told(sidecar: Served, event: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while not any(event in line for line in sidecar.lines):
             await asyncio.sleep(0.01)
 
@@ -161,7 +161,7 @@ async def test_what_is_no_http_leaves_no_traceback_in_the_log(kserve: FakeKServe
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(raw)
             writer.write_eof()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(10):
                 await reader.read()
             writer.close()
             assert await sidecar.status("/livez") == 200

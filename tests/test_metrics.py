@@ -106,6 +106,7 @@ def room(metrics: Metrics) -> dict[str, float]:
 async def test_the_capacity_is_the_bound_of_the_settings(start_sidecar: StartSidecar) -> None:
     sidecar = await start_sidecar(STORAGE_MAX_BYTES="64KiB")
     await metric_becomes(sidecar, "imagegen_storage_capacity_bytes", 64 * 2**10)
+    assert await sidecar.metric("imagegen_storage_capacity_bytes") == 64 * 2**10
 
 
 async def test_what_happens_is_counted(start_sidecar: StartSidecar, kserve: FakeKServe) -> None:

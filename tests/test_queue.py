@@ -456,6 +456,7 @@ async def test_a_call_abandoned_before_its_task_has_run_gives_its_slot_back(
     submit(service, request()).abandon()
     await service.drained()
     await works_again(service, kserve)
+    assert await outcomes(sidecar) == {"cancelled": 1, "completed": 1}
 
 
 async def test_leaving_twice_is_leaving_once(sidecar: Sidecar, kserve: FakeKServe) -> None:

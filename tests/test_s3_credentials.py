@@ -61,9 +61,11 @@ async def test_the_credentials_of_a_profile(
     keys = f"aws_access_key_id = {ceph.ACCESS_KEY}\naws_secret_access_key = {ceph.SECRET_KEY}\n"
     file.write_text(f"[default]\naws_access_key_id = stranger\naws_secret_access_key = no\n[painter]\n{keys}")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    async with store_of(no_keys, tmp_path / "stranger") as store:
+        assert (await put(store, HeldClock().now())).held
     monkeypatch.setenv("AWS_PROFILE", "painter")
-    async with store_of(no_keys, tmp_path) as store:
-        await written_and_read(store)
+    async with store_of(no_keys, tmp_path / "painter") as store:
+        assert (await written_and_read(store)).held is False
 
 
 async def test_the_credentials_of_the_instance_s_role(

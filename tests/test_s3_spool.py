@@ -83,10 +83,12 @@ async def test_what_waits_is_sent_after_a_failure_that_nobody_foresaw(odd: Odd, 
         return "sending what waits" in {event.what for event in seen if isinstance(event, Crashed)}
 
     async with store_of(at(odd), tmp_path, seen.append) as store:
-        await put(store, HeldClock().now())
+        stored = await put(store, HeldClock().now())
         await until(crashed)
+        assert stored.held
         odd.headers = {}
         await until(lambda: store.held == 0)
+        assert await bytes_of(store, stored) == PNG
 
 
 async def test_readiness_goes_on_looking_after_a_failure_that_nobody_foresaw(odd: Odd, tmp_path: Path) -> None:

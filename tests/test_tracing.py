@@ -192,6 +192,9 @@ async def test_a_receiver_that_is_away_costs_no_generation(kserve: FakeKServe, t
     nobody = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
     async with serving(kserve, tmp_path, **nobody, OTEL_BSP_SCHEDULE_DELAY="50") as sidecar:
         await call(sidecar.url, headers={})
+        async with Client(f"{sidecar.url}/mcp") as client:
+            assert not (await client.call_tool("generate_image", {"prompt": "a cat"})).is_error
+    assert len(kserve.instances) == 2
 
 
 async def test_without_the_extra_the_sidecar_says_so_and_serves(

@@ -107,7 +107,10 @@ class Metrics:
         self.exposition.at_each_scrape(self._room)
         self.exposition.at_each_scrape(_Queues(queues))
         self._start_at_zero(queues, backend)
-        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+        self._handlers = self._by_event()
+
+    def _by_event(self) -> dict[type[Event], Callable[[Any], None]]:
+        return {
             GenerationEnded: self._on_generation_ended,
             PredictStarted: self._on_predict_started,
             PredictEnded: self._on_predict_ended,

@@ -383,6 +383,7 @@ class S3Storage:
             self._was_writable = False
             return error
         self._was_writable = True
+        self.waiting.store_is_back()
         return None
 
     async def _trouble_of_the_spool(self, *, holds: bool) -> SidecarError | None:

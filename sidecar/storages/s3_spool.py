@@ -35,6 +35,7 @@ class WaitingImages:
         self._waiting: set[ImageId] = set()
         self._locks: WeakValueDictionary[ImageId, asyncio.Lock] = WeakValueDictionary()
         self._recalled = False
+        self._store_is_back = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -70,14 +71,31 @@ class WaitingImages:
             self._observer(Spooled(images=len(self._waiting)))
 
     async def keep_sending(self) -> None:
-        """Send what waits, until cancelled."""
+        """Send what waits, at each interval and as soon as the store was seen, until cancelled."""
         while True:
             try:
                 await self.recall()
                 await self.send_all()
             except Exception as error:
                 tell(self._observer, "sending what waits", error)
-            await self._clock.sleep(_SEND_AGAIN_SECONDS)
+            await self._until_the_next_try()
+
+    async def _until_the_next_try(self) -> None:
+        waits = [
+            asyncio.ensure_future(self._store_is_back.wait()),
+            asyncio.ensure_future(self._clock.sleep(_SEND_AGAIN_SECONDS)),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            self._store_is_back.clear()
+
+    def store_is_back(self) -> None:
+        """It was seen by somebody else: what waits need not wait for its own next try."""
+        if self._waiting:
+            self._store_is_back.set()
 
     async def send_all(self) -> None:
         """Everything that waits but for what cannot be sent, which the rest must not suffer from. Raises StoreAway."""
