@@ -1,4 +1,4 @@
-"""GET and HEAD of an image and of its thumbnail: RFC 9110 conditions and ranges, sent by the kernel where the loop can.
+"""GET and HEAD of an image and of its thumbnail: RFC 9110 conditions and ranges, sent by the kernel.
 
 The ETag is the image's own SHA-256, strong and the same from every replica. Unknown, malformed, deleted and expired ids
 are one 404.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -221,7 +220,7 @@ def _bodyless(plan: _Plan, headers: dict[str, str]) -> web.Response:
 
 
 class _FileSlice(web.StreamResponse):
-    """Part of an open file, by sendfile where the loop has it. Releases the file."""
+    """Part of an open file. Releases the file."""
 
     def __init__(self, file: OpenFile, plan: _Plan, headers: dict[str, str]) -> None:
         super().__init__(status=plan.status, headers={**headers, **plan.headers})
@@ -246,11 +245,14 @@ class _FileSlice(web.StreamResponse):
         sent = _send_at_once(transport, self._file, start, left)
         if sent < left:
             try:
-                await asyncio.get_running_loop().sendfile(
+                sent += await asyncio.get_running_loop().sendfile(
                     transport, cast("IO[bytes]", self._file), start + sent, left - sent, fallback=False
                 )
             except (NotImplementedError, asyncio.SendfileNotAvailableError):
-                await _copy(writer, self._file, start + sent, left - sent)
+                sent += await _copy(writer, self._file, start + sent, left - sent)
+        if sent < left:
+            transport.abort()  # the length was promised: nothing else may follow on this connection
+            raise ConnectionResetError("the file is shorter than its record says")
         await super().write_eof()
 
 
@@ -260,15 +262,18 @@ def _send_at_once(transport: asyncio.Transport, file: OpenFile, start: int, leng
     if sock is None or transport.get_extra_info("sslcontext") or transport.get_write_buffer_size():
         return 0
     try:
-        return os.sendfile(sock.fileno(), file.fileno(), start, length)
+        return file.write_to(sock.fileno(), start, length)
     except OSError:  # it takes nothing now, or the peer has left: the loop finds out which
         return 0
 
 
-async def _copy(writer: AbstractStreamWriter, file: OpenFile, start: int, left: int) -> None:
-    while left and (chunk := await asyncio.to_thread(file.read, min(_CHUNK, left), start)):
+async def _copy(writer: AbstractStreamWriter, file: OpenFile, start: int, length: int) -> int:
+    """How many bytes there were."""
+    sent = 0
+    while sent < length and (chunk := await asyncio.to_thread(file.read, min(_CHUNK, length - sent), start + sent)):
         await writer.write(chunk)
-        start, left = start + len(chunk), left - len(chunk)
+        sent += len(chunk)
+    return sent
 
 
 class _Relay(web.StreamResponse):
