@@ -24,7 +24,6 @@ from sidecar.edge import gallery, health, images_http, keys, metrics_http
 from sidecar.edge.asgi_bridge import ASGIBridge
 from sidecar.edge.guard import ConnectionLimit, HostGuard
 from sidecar.edge.mcp_server import ImageMCPServer, session_manager
-from sidecar.edge.open_files import OpenFiles
 from sidecar.edge.requests import request_middleware
 from sidecar.events import Event
 from sidecar.imaging.thumbnails import PillowThumbnailer
@@ -52,7 +51,6 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> web.Applica
     app[keys.SETTINGS] = settings
     app[keys.CLOCK] = clock or SystemClock()
     app[CONNECTIONS] = connections
-    app[keys.OPEN_FILES] = OpenFiles()
     app[OWN_URL] = []
     app.router.add_post("/mcp", _mcp)
     app.router.add_routes([*images_http.routes(), *health.routes()])

@@ -122,6 +122,17 @@ class Link:
     expires: datetime
 
 
+class OpenFile(Protocol):
+    """A local file that is open for one reader, who releases it."""
+
+    head: bytes
+    """The file's first bytes, so far as they were wanted and are worth the memory."""
+
+    def fileno(self) -> int: ...
+    def forget_head(self) -> None: ...
+    def release(self) -> None: ...
+
+
 RecordFilter = Callable[[ImageRecord], bool]
 """Whether a record is one that the caller looks for."""
 
@@ -149,6 +160,10 @@ class Storage(Protocol):
 
     async def get(self, image_id: ImageId) -> StoredImage:
         """Raises ImageNotFound for unknown and expired images."""
+        ...
+
+    async def open(self, stored: StoredImage, head: int) -> OpenFile:
+        """The file of an image that has one here; `head` bytes of it are wanted at once. Raises ImageNotFound."""
         ...
 
     def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-from dataclasses import replace
 from datetime import timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
@@ -18,11 +17,11 @@ from PIL import Image
 
 from sidecar.config import read_settings
 from sidecar.core.service import ImageService
-from sidecar.domain import ImageId, StoredImage
+from sidecar.domain import StoredImage
 from sidecar.edge import images_http, keys
-from sidecar.edge.open_files import OpenFiles
+from sidecar.errors import ImageNotFound
 from sidecar.imaging.thumbnails import PillowThumbnailer
-from sidecar.ports import SystemClock
+from sidecar.ports import OpenFile, SystemClock
 from sidecar.storages.file import FileStorage
 from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed, succeed_when
@@ -253,13 +252,37 @@ async def test_a_large_image_arrives_whole(sidecar: Sidecar, kserve: FakeKServe)
 
 async def test_of_a_file_cut_short_nothing_is_passed_off_as_whole(sidecar: Sidecar, kserve: FakeKServe) -> None:
     image = await stored(sidecar, kserve, picture(300, 300, noise=True))
-    (file,) = sidecar.store.rglob(f"{image['image_id']}.png")
+    file = the_file_of(image, sidecar)
     for size in (1000, 0):
         os.truncate(file, size)
         with pytest.raises(aiohttp.ClientError):
             await sidecar.get(image["url"])
         await until_closed(sidecar)
     assert (await sidecar.get("/livez"))[0].status == 200
+
+
+async def test_a_file_that_cannot_be_read_is_a_store_in_trouble(sidecar: Sidecar) -> None:
+    image = await sidecar.made()
+    file = the_file_of(image, sidecar)
+    file.unlink()
+    file.mkdir()
+    response, body = await sidecar.get(image["url"])
+    assert (response.status, response.headers["Retry-After"]) == (503, "30")
+    assert b"The image store cannot be used" in body
+
+
+async def test_a_file_whose_opening_stalls_holds_up_nobody_else(sidecar: Sidecar) -> None:
+    stalled, other = await sidecar.made(), await sidecar.made()
+    file = the_file_of(stalled, sidecar)
+    file.unlink()
+    os.mkfifo(file)
+    waiting = asyncio.create_task(sidecar.get(stalled["url"]))
+    assert (await sidecar.get(stalled["url"], method="HEAD"))[0].status == 200
+    assert (await sidecar.get(other["url"]))[0].status == 200
+    assert (await sidecar.get("/livez"))[0].status == 200
+    assert not waiting.done()
+    await asyncio.to_thread(file.write_bytes, b"")
+    assert (await waiting)[0].status == 503  # a pipe is no file
 
 
 async def test_an_image_that_many_ask_for_is_opened_once_and_closed_a_moment_later(
@@ -273,7 +296,7 @@ async def test_an_image_that_many_ask_for_is_opened_once_and_closed_a_moment_lat
         return (response.status, data) == (206, body[start : start + 10_000])
 
     assert all(await asyncio.gather(*(part(start) for start in range(0, 1_000_000, 50_000))))
-    assert sum(str(sidecar.store) in target for target in open_files()) <= 2  # one, and its mapping's own
+    assert sum(str(sidecar.store) in target for target in open_files()) <= 1
     await until_closed(sidecar)
 
 
@@ -288,6 +311,11 @@ async def test_readers_who_leave_in_the_middle_leave_no_file_open(sidecar: Sidec
         writer.transport.abort()
     await until_closed(sidecar)
     assert (await sidecar.get(image["url"]))[0].status == 200
+
+
+def the_file_of(image: dict[str, Any], sidecar: Sidecar) -> Path:
+    (file,) = sidecar.store.rglob(f"{image['image_id']}.png")
+    return file
 
 
 async def until_closed(sidecar: Sidecar) -> None:
@@ -318,16 +346,17 @@ async def test_links_start_with_the_public_address_or_the_callers_own(
 
 
 class Leaving(FileStorage):
-    """Names a place first from which the image has just gone, as a spool does whose image has been sent."""
+    """At first the image has just gone, as from a spool whose image has been sent."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, max_bytes=None, clock=SystemClock(), observer=lambda event: None)
         self.asked = 0
 
-    async def get(self, image_id: ImageId) -> StoredImage:
-        stored = await super().get(image_id)
+    async def open(self, stored: StoredImage, head: int) -> OpenFile:
         self.asked += 1
-        return replace(stored, path=Path("/nowhere")) if self.asked == 1 else stored
+        if self.asked == 1:
+            raise ImageNotFound
+        return await super().open(stored, head)
 
 
 async def test_an_image_that_moves_while_it_is_asked_for_is_found(tmp_path: Path, aiohttp_client: Any) -> None:
@@ -335,7 +364,7 @@ async def test_an_image_that_moves_while_it_is_asked_for_is_found(tmp_path: Path
     async with Leaving(tmp_path).opened() as store:
         image_id = (await put(store, SystemClock().now())).record.image_id
         app = web.Application()
-        app[keys.SETTINGS], app[keys.CLOCK], app[keys.OPEN_FILES] = settings, SystemClock(), OpenFiles()
+        app[keys.SETTINGS], app[keys.CLOCK] = settings, SystemClock()
         app[keys.SERVICE] = ImageService(
             lanes={},
             storage=store,

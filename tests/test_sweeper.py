@@ -29,7 +29,7 @@ from sidecar.domain import (
 )
 from sidecar.errors import StorageFailure
 from sidecar.events import Event, StorageCounted, Swept
-from sidecar.ports import ExpiredImage, Link, RecordFilter, StagedFile, SystemClock
+from sidecar.ports import ExpiredImage, Link, OpenFile, RecordFilter, StagedFile, SystemClock
 from sidecar.storages import keys
 from sidecar.storages.directory import Directory
 from sidecar.storages.file import FileStorage
@@ -369,6 +369,9 @@ class ManyExpired:
         raise NotImplementedError
 
     async def check(self) -> None:
+        raise NotImplementedError
+
+    async def open(self, stored: StoredImage, head: int) -> OpenFile:
         raise NotImplementedError
 
     def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:

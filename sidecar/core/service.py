@@ -24,7 +24,7 @@ from sidecar.domain import (
 )
 from sidecar.errors import ImageNotFound, InvalidRequest, ShuttingDown, SidecarError, StorageFailure, TakenElsewhere
 from sidecar.events import Crashed, GenerationEnded, ImageLost, ImageStored, PredictEnded, PredictStarted
-from sidecar.ports import Clock, Link, Observer, StagedFile, Storage, Thumbnailer
+from sidecar.ports import Clock, Link, Observer, OpenFile, StagedFile, Storage, Thumbnailer
 from sidecar.spans import span
 
 THUMBNAIL_PIXELS = 512
@@ -244,6 +244,10 @@ class ImageService:
     async def get(self, image_id: ImageId) -> StoredImage:
         """Raises ImageNotFound for unknown and expired images, StorageFailure for a store in trouble."""
         return await self._storage.get(image_id)
+
+    async def open(self, stored: StoredImage, head: int) -> OpenFile:
+        """The local file of an image that has one. Raises ImageNotFound, StorageFailure."""
+        return await self._storage.open(stored, head)
 
     def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:
         """Part of an image's bytes. Raises ImageNotFound, StorageFailure."""

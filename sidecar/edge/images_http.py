@@ -1,4 +1,4 @@
-"""GET and HEAD of an image and of its thumbnail: RFC 9110 conditions and ranges, sent by the kernel.
+"""GET and HEAD of an image and of its thumbnail: RFC 9110 conditions and ranges.
 
 The ETag is the image's own SHA-256, strong and the same from every replica. Unknown, malformed, deleted and expired ids
 are one 404.
@@ -7,7 +7,7 @@ are one 404.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -21,12 +21,10 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_request import BaseRequest
 
 from sidecar.domain import ImageId, ImageRecord, StoredImage
-from sidecar.edge.keys import CLOCK, OPEN_FILES, SERVICE, SETTINGS
-from sidecar.edge.open_files import OpenFile
+from sidecar.edge.keys import CLOCK, SERVICE, SETTINGS
 from sidecar.errors import ImageNotFound, SidecarError
-from sidecar.ports import Link
+from sidecar.ports import Link, OpenFile
 
-_CHUNK = 256 * 1024
 _FOLLOWING_SECONDS = 5.0  # between being given a redirect and following it
 _EXTENSION = re.compile(r"\.(png|jpe?g|webp)$", re.ASCII | re.IGNORECASE)
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
@@ -41,32 +39,32 @@ def routes() -> list[web.RouteDef]:
 
 
 async def image(request: web.Request) -> web.StreamResponse:
-    """Asked for once more where its file has gone: an image that waited here has then just reached its store."""
-    for _ in range(2):
-        with contextlib.suppress(FileNotFoundError):
-            return await _image(request)
-    raise ImageNotFound
+    """Asked for once more where it has gone: an image that waited here has then just reached its store."""
+    service, image_id = request.app[SERVICE], image_id_of(request)
+    try:
+        return await _image(request, await service.get(image_id))
+    except ImageNotFound:
+        return await _image(request, await service.get(image_id))
 
 
-async def _image(request: web.Request) -> web.StreamResponse:
-    """Raises FileNotFoundError."""
-    stored = await request.app[SERVICE].get(image_id_of(request))
+async def _image(request: web.Request, stored: StoredImage) -> web.StreamResponse:
     record = stored.record
     headers = _headers(request, record, record.sha256, record.picture.media_type)
     plan = _plan(request, etag=record.sha256, modified=record.created, size=record.size_bytes)
     if plan.status in (304, 416):
         return _bodyless(plan, headers)
+    if request.method != hdrs.METH_GET:
+        return web.Response(status=plan.status, headers={**headers, hdrs.CONTENT_LENGTH: str(plan.length)})
     if stored.path is None:
         return await _from_afar(request, stored, plan, headers)
-    return _FileSlice(await request.app[OPEN_FILES].open(stored.path), plan, headers)
+    file = await request.app[SERVICE].open(stored, 0 if plan.start else plan.length)
+    return _FileSlice(file, stored, plan, headers)
 
 
 async def _from_afar(
     request: web.Request, stored: StoredImage, plan: _Plan, headers: dict[str, str]
 ) -> web.StreamResponse:
-    """An image of a store that is elsewhere. A GET may be led on to it, all else is ours to answer."""
-    if request.method != hdrs.METH_GET:
-        return web.Response(status=plan.status, headers={**headers, hdrs.CONTENT_LENGTH: str(plan.length)})
+    """An image of a store that is elsewhere, and that its reader may be led on to."""
     service = request.app[SERVICE]
     # no store that we know looks at If-Range, and each takes ranges that mean nothing here in its own way
     same_part = plan.status == 206 or not (hdrs.RANGE in request.headers or hdrs.IF_RANGE in request.headers)
@@ -220,60 +218,64 @@ def _bodyless(plan: _Plan, headers: dict[str, str]) -> web.Response:
 
 
 class _FileSlice(web.StreamResponse):
-    """Part of an open file. Releases the file."""
+    """Part of an open file, the beginning from memory. Releases the file."""
 
-    def __init__(self, file: OpenFile, plan: _Plan, headers: dict[str, str]) -> None:
+    def __init__(self, file: OpenFile, stored: StoredImage, plan: _Plan, headers: dict[str, str]) -> None:
         super().__init__(status=plan.status, headers={**headers, **plan.headers})
         self.content_length = plan.length
         self._file = file
+        self._stored = stored
         self._plan = plan
 
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         try:
             writer = await super().prepare(request)
-            if writer is not None and request.method == hdrs.METH_GET and self._plan.length:
-                await self._send(request, writer)
+            if writer is not None:
+                await self._send(cast("web.Request", request), writer)
         finally:
             self._file.release()
         return writer
 
-    async def _send(self, request: BaseRequest, writer: AbstractStreamWriter) -> None:
+    async def _send(self, request: web.Request, writer: AbstractStreamWriter) -> None:
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the peer has left")
         start, left = self._plan.start, self._plan.length
         sent = _send_at_once(transport, self._file, start, left)
         if sent < left:
-            try:
-                sent += await asyncio.get_running_loop().sendfile(
-                    transport, cast("IO[bytes]", self._file), start + sent, left - sent, fallback=False
-                )
-            except (NotImplementedError, asyncio.SendfileNotAvailableError):
-                sent += await _copy(writer, self._file, start + sent, left - sent)
+            self._file.forget_head()
+            sent += await self._send_slowly(request, transport, writer, start + sent, left - sent)
         if sent < left:
             transport.abort()  # the length was promised: nothing else may follow on this connection
             raise ConnectionResetError("the file is shorter than its record says")
         await super().write_eof()
 
+    async def _send_slowly(
+        self, request: web.Request, transport: asyncio.Transport, writer: AbstractStreamWriter, start: int, left: int
+    ) -> int:
+        """As the peer takes it; how much there was. By the kernel, where the loop and the connection let it."""
+        try:
+            return await asyncio.get_running_loop().sendfile(
+                transport, cast("IO[bytes]", self._file), start, left, fallback=False
+            )
+        except (NotImplementedError, RuntimeError):
+            sent = 0
+            async for piece in request.app[SERVICE].stream(self._stored, start, left):
+                await writer.write(piece)
+                sent += len(piece)
+            return sent
+
 
 def _send_at_once(transport: asyncio.Transport, file: OpenFile, start: int, length: int) -> int:
     """As much as the socket takes now; most images go whole, without the loop's turns for waiting."""
+    head = memoryview(file.head)[start : start + length]
     sock = transport.get_extra_info("socket")
-    if sock is None or transport.get_extra_info("sslcontext") or transport.get_write_buffer_size():
+    if not head or sock is None or transport.get_extra_info("sslcontext") or transport.get_write_buffer_size():
         return 0
     try:
-        return file.write_to(sock.fileno(), start, length)
+        return os.write(sock.fileno(), head)
     except OSError:  # it takes nothing now, or the peer has left: the loop finds out which
         return 0
-
-
-async def _copy(writer: AbstractStreamWriter, file: OpenFile, start: int, length: int) -> int:
-    """How many bytes there were."""
-    sent = 0
-    while sent < length and (chunk := await asyncio.to_thread(file.read, min(_CHUNK, length - sent), start + sent)):
-        await writer.write(chunk)
-        sent += len(chunk)
-    return sent
 
 
 class _Relay(web.StreamResponse):

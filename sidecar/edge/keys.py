@@ -8,7 +8,6 @@ from sidecar.config import Settings
 from sidecar.core.jobs import JobService
 from sidecar.core.readiness import Health
 from sidecar.core.service import ImageService
-from sidecar.edge.open_files import OpenFiles
 from sidecar.observe.metrics import Metrics
 from sidecar.ports import Clock
 
@@ -17,5 +16,4 @@ JOBS = web.AppKey("jobs", JobService)
 SERVICE = web.AppKey("service", ImageService)
 METRICS = web.AppKey("metrics", Metrics)
 HEALTH = web.AppKey("health", Health)
-OPEN_FILES = web.AppKey("open_files", OpenFiles)
 CLOCK = web.AppKey("clock", Clock)

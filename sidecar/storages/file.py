@@ -27,11 +27,12 @@ from sidecar.domain import (
     sortable_time,
 )
 from sidecar.errors import ImageNotFound, InvalidRequest, StorageFailure, StorageFull
-from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, RecordFilter, StagedFile
+from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, OpenFile, RecordFilter, StagedFile
 from sidecar.storages import disk, keys
 from sidecar.storages.directory import Directory
 from sidecar.storages.file_inventory import ShardCount, ShardInventory
 from sidecar.storages.file_jobs import FileJobs
+from sidecar.storages.open_files import OpenFiles
 from sidecar.storages.recent import RecentImages
 from sidecar.storages.records import decode_record, encode_record
 from sidecar.storages.staging import ASIDE, LocalFile, Staging
@@ -59,6 +60,7 @@ class FileStorage:
         self._observer = observer
         self._inventory = ShardInventory(root)
         self.staging = Staging(self._directory)
+        self._open_files = OpenFiles(self._directory)
         self._recent = RecentImages(clock)
         self._used = 0
         self._reserved = 0
@@ -114,7 +116,7 @@ class FileStorage:
 
     def _commit(self, staged: LocalFile, image: GeneratedImage, record: ImageRecord) -> StoredImage:
         image_id = record.image_id
-        final = self._root / keys.image_key(image_id, image.picture.media_type)
+        final = self._path(record)
         placed = [final]
         try:
             staged.finish()
@@ -169,14 +171,20 @@ class FileStorage:
         except (FileNotFoundError, ValueError):
             self._directory.require_volume()
             raise ImageNotFound from None
-        path = self._root / keys.image_key(image_id, record.picture.media_type)
+        path = self._path(record)
         if not path.exists():
             raise ImageNotFound
         return StoredImage(record=record, path=path)
 
+    def _path(self, record: ImageRecord) -> Path:
+        return self._root / keys.image_key(record.image_id, record.picture.media_type)
+
+    async def open(self, stored: StoredImage, head: int) -> OpenFile:
+        return await self._open_files.open(self._path(stored.record), head)
+
     async def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:
         """For whoever does not take the file itself."""
-        path = self._root / keys.image_key(stored.record.image_id, stored.record.picture.media_type)
+        path = self._path(stored.record)
         while length > 0:
             data = await self._directory.run("get", disk.part_or_none, path, start, min(length, _STREAMED_BYTES))
             if not data:

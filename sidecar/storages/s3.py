@@ -31,7 +31,7 @@ from sidecar.domain import (
     owner_tag,
 )
 from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure, StoreAway
-from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, RecordFilter, StagedFile
+from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, OpenFile, RecordFilter, StagedFile
 from sidecar.storages import keys, s3_links
 from sidecar.storages.disk import LEFTOVER_SECONDS
 from sidecar.storages.file import FileStorage
@@ -201,6 +201,9 @@ class S3Storage:
         with contextlib.suppress(ValueError):
             return None if data is None else decode_record(data)
         return None
+
+    async def open(self, stored: StoredImage, head: int) -> OpenFile:
+        return await self._spool.open(stored, head)
 
     async def stream(self, stored: StoredImage, start: int, length: int) -> AsyncGenerator[bytes]:
         record = stored.record
