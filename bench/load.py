@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import aiohttp
 
@@ -19,45 +21,49 @@ _HEADERS = {
 }
 
 
-def _call(result: str) -> bytes:
+def _call(result: str, model: str | None) -> bytes:
     meta = {
         f"{_ABOUT}/protocolVersion": "2026-07-28",
         f"{_ABOUT}/clientCapabilities": {},
         f"{_ABOUT}/clientInfo": {"name": "bench", "version": "1"},
     }
-    params = {"name": "generate_image", "arguments": {"prompt": "a cat", "result": result}, "_meta": meta}
+    arguments = {"prompt": "a cat", "result": result, **({} if model is None else {"model": model})}
+    params = {"name": "generate_image", "arguments": arguments, "_meta": meta}
     return json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
 
 
 @dataclass(frozen=True)
 class Calls:
-    """`seconds` of each call, in the order they ended, and the last image's URL."""
+    """`seconds` and the image's URL of each call, in the order they ended."""
 
     seconds: list[float]
-    image_url: str
+    image_urls: list[str]
 
 
-async def generate(url: str, count: int, *, at_once: int = 1, result: str = "link") -> Calls:
+async def generate(url: str, count: int, *, at_once: int = 1, result: str = "link", model: str | None = None) -> Calls:
     """Call generate_image `count` times, `at_once` in flight, as self-contained requests of the stateless era."""
     seconds: list[float] = []
-    last = ""
+    urls: list[str] = []
     left = iter(range(count))
-    body = _call(result)
+    body = _call(result, model)
 
     async def caller(session: aiohttp.ClientSession) -> None:
-        nonlocal last
         for _ in left:
             began = time.perf_counter()
             async with session.post(f"{url}/mcp", data=body, headers=_HEADERS) as response:
                 answer = await response.text()
             seconds.append(time.perf_counter() - began)
-            last = answer
+            urls.append(_image_url(answer))
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         await asyncio.gather(*(caller(session) for _ in range(at_once)))
-    if "/images/" not in last or '"isError":true' in last:
-        raise RuntimeError(last[:500])
-    return Calls(seconds, last.split('"url":"', 1)[1].split('"', 1)[0])
+    return Calls(seconds, urls)
+
+
+def _image_url(answer: str) -> str:
+    if "/images/" not in answer or '"isError":true' in answer:
+        raise RuntimeError(answer[:500])
+    return answer.split('"url":"', 1)[1].split('"', 1)[0]
 
 
 async def predict(endpoint: str, count: int) -> list[float]:
@@ -72,12 +78,12 @@ async def predict(endpoint: str, count: int) -> list[float]:
     return seconds
 
 
-async def get(url: str, count: int, *, at_once: int = 8) -> None:
-    """Fetch one URL `count` times."""
-    left = iter(range(count))
+async def get(urls: Sequence[str], count: int, *, at_once: int = 8) -> None:
+    """Fetch `count` times, one URL after the other."""
+    left = islice(cycle(urls), count)
 
     async def reader(session: aiohttp.ClientSession) -> None:
-        for _ in left:
+        for url in left:
             async with session.get(url) as response:
                 await response.read()
 

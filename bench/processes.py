@@ -33,6 +33,11 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     @property
+    def loop_seconds(self) -> float:
+        """Time on a processor of the first thread, which runs the event loop, to the nanosecond."""
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) / 1e9
+
+    @property
     def memory_mb(self) -> float:
         return self._status("VmRSS")
 

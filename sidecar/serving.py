@@ -28,6 +28,7 @@ _LINGER_SECONDS = 1.0  # for a client that has just got its result to read the t
 _ENDPOINT_SECONDS = 5.0  # in a pod: until the Service sends nobody here any more
 _HANDLERS_SECONDS = 5.0  # what answers under way get once the drain is over
 _BACKLOG = 512
+_UNREAD_SECONDS = 60  # how long a peer may take nothing of what it was sent, before the kernel ends its connection
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # an address that this machine does not have
 _log = structlog.stdlib.get_logger("sidecar.serving")
 
@@ -172,6 +173,8 @@ def _bind(family: int, address: tuple[Any, ...], before: list[socket.socket]) ->
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it; connections inherit it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_SECONDS * 1000)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address[0], port, *address[2:]))

@@ -87,17 +87,17 @@ async def test_the_label_sets_of_every_model_start_at_zero(start_sidecar: StartS
         (0, 400, {"free": 0, "capacity": 200}),
     ],
 )
-def test_room_is_shown_once_it_is_known_and_never_for_a_bucket(
+async def test_room_is_shown_once_it_is_known_and_never_for_a_bucket(
     free: int | None, bound: int | None, shown: dict[str, int]
 ) -> None:
     metrics = Metrics({}, "file", bound)
-    assert room(metrics) == {}
+    assert await room(metrics) == {}
     metrics(StorageCounted(backend="file", inventory=Inventory(images=1, size_bytes=200, free_bytes=free)))
-    assert room(metrics) == shown
+    assert await room(metrics) == shown
 
 
-def room(metrics: Metrics) -> dict[str, float]:
-    text = metrics.exposition.scrape("")[0].decode()
+async def room(metrics: Metrics) -> dict[str, float]:
+    text = (await metrics.exposition.scrape(""))[0].decode()
     return {
         name: float(value) for name, value in re.findall(r"^imagegen_storage_(\w+)_bytes (\S+)$", text, re.MULTILINE)
     }

@@ -258,6 +258,8 @@ class _FileSlice(web.StreamResponse):
             return await asyncio.get_running_loop().sendfile(
                 transport, cast("IO[bytes]", self._file), start, left, fallback=False
             )
+        except TimeoutError as error:
+            raise ConnectionResetError("the peer has taken nothing for too long") from error
         except (NotImplementedError, RuntimeError):
             sent = 0
             async for piece in request.app[SERVICE].stream(self._stored, start, left):

@@ -12,7 +12,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    body, content_type = request.app[METRICS].exposition.scrape(request.headers.get("Accept", ""))
+    body, content_type = await request.app[METRICS].exposition.scrape(request.headers.get("Accept", ""))
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
