@@ -25,7 +25,7 @@ from tools.manifests.one_place import different_sidecars, names_elsewhere
 from tools.manifests.pods import pods
 from tools.manifests.quantities import quantity
 from tools.manifests.rendering import ROOT, NotRendered, Rendering, folders, kubectl, rendered
-from tools.manifests.schemas import CUSTOM, invalid
+from tools.manifests.schemas import checker_of_custom_kinds, invalid
 
 pytestmark = pytest.mark.real
 
@@ -70,7 +70,8 @@ def test_every_object_fits_its_schema(renderings: dict[str, Rendering]) -> None:
 
 
 def test_custom_kinds_are_held_against_their_schemas(renderings: dict[str, Rendering]) -> None:
-    require(CUSTOM.exists(), "the checker of custom kinds is not beside the project")
+    if checker_of_custom_kinds() is None:
+        pytest.skip("CUSTOM_KINDS_CHECKER names no checker of custom kinds")
     rendering = copy.deepcopy(renderings["local"])
     _of(rendering, "InferenceService")["spec"]["predictor"]["minReplica"] = 1
     (line,) = invalid(rendering)
@@ -491,17 +492,26 @@ def test_what_kubernetes_fills_in_itself_is_no_mistake(renderings: dict[str, Ren
     assert broken(rendering) == []
 
 
-@pytest.mark.parametrize(("ci", "status", "said"), [("", 0, "is not here\n"), ("true", 1, "CI must not skip this")])
-def test_a_checker_of_custom_kinds_that_is_not_here_is_told_and_fails_ci(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ci: str, status: int, said: str
+def test_without_a_checker_of_custom_kinds_the_core_kinds_are_checked_and_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], renderings: dict[str, Rendering]
 ) -> None:
-    monkeypatch.setenv("CI", ci)
-    monkeypatch.setattr("tools.manifests.schemas.CUSTOM", CUSTOM.with_name("gone"))
-    monkeypatch.setattr("tools.manifests.__main__.problems_of", lambda _: ([Rendering("local")], []))
+    monkeypatch.delenv("CUSTOM_KINDS_CHECKER", raising=False)
+    rendering = copy.deepcopy(renderings["local"])
+    _of(rendering, "Service")["spec"]["port"] = 80
+    assert any("Service/" in line for line in invalid(rendering))
+    monkeypatch.setattr("tools.manifests.__main__.problems_of", lambda _: ([rendering], []))
     monkeypatch.setattr(sys, "argv", ["manifests"])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert (ended.value.code, said in capsys.readouterr().out) == (status, True)
+    assert (ended.value.code, "CUSTOM_KINDS_CHECKER" in capsys.readouterr().out) == (0, True)
+
+
+def test_a_checker_that_is_named_and_not_there_is_no_checker_that_found_nothing(
+    monkeypatch: pytest.MonkeyPatch, renderings: dict[str, Rendering]
+) -> None:
+    monkeypatch.setenv("CUSTOM_KINDS_CHECKER", "/nowhere/checker")
+    with pytest.raises(FileNotFoundError):
+        list(invalid(renderings["local"]))
 
 
 def test_every_assertion_is_seen_to_fail() -> None:

@@ -12,7 +12,7 @@ from tools.manifests.assertions import broken, lines_of
 from tools.manifests.attaching import write_combinations
 from tools.manifests.one_place import different_sidecars, names_elsewhere
 from tools.manifests.rendering import ROOT, NotRendered, Rendering, folders, rendered
-from tools.manifests.schemas import ci_accepts, custom_kinds_unchecked, invalid
+from tools.manifests.schemas import checker_of_custom_kinds, invalid
 
 
 def problems_of(root: Path) -> tuple[list[Rendering], list[str]]:
@@ -41,13 +41,14 @@ def main() -> None:
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
     with tempfile.TemporaryDirectory() as scratch:
         renderings, problems = problems_of(with_combinations(root, Path(scratch)))
-    reason = custom_kinds_unchecked()
-    if reason is not None:
-        print(reason if ci_accepts(reason) else f"{reason}, and CI must not skip this")
+    if checker_of_custom_kinds() is None:
+        print(
+            "KServe's, Prometheus's and KEDA's kinds are held against no schema: CUSTOM_KINDS_CHECKER names no checker"
+        )
     print(*problems, sep="\n", end="\n" if problems else "")
     objects = sum(len(rendering.documents) for rendering in renderings)
     print(f"{len(renderings)} renderings, {objects} objects, {len(problems)} problems")
-    sys.exit(1 if problems or not renderings or not ci_accepts(reason) else 0)
+    sys.exit(1 if problems or not renderings else 0)
 
 
 if __name__ == "__main__":
