@@ -22,7 +22,8 @@ from sidecar.core.service import ImageService
 from sidecar.core.sweeper import Sweeper
 from sidecar.edge import gallery, health, images_http, keys, metrics_http
 from sidecar.edge.asgi_bridge import ASGIBridge
-from sidecar.edge.guard import ConnectionLimit, HostGuard
+from sidecar.edge.connections import ConnectionLimit
+from sidecar.edge.guard import HostGuard
 from sidecar.edge.mcp_server import ImageMCPServer, session_manager
 from sidecar.edge.open_files import OpenFiles
 from sidecar.edge.requests import request_middleware
