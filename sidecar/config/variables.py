@@ -319,7 +319,8 @@ VARIABLES: tuple[Variable, ...] = (
         parse=parsers.origin_list,
         allowed="comma-separated origins such as https://chat.example.org",
         unit="list",
-        meaning="Browser origins that may call unsafe methods besides this server's own.",
+        meaning="Origins of browser pages, besides this server's own, that may call /mcp and read its answers (CORS), "
+        "and may use other methods than reading ones. Unset: none.",
     ),
     Variable(
         name="RESULT_MODE",
