@@ -1,4 +1,7 @@
-"""What the core asks of the world, as Protocols. The adapters that implement them know nothing of each other."""
+"""What the core asks of the world, as Protocols. The adapters that implement them know nothing of each other.
+
+The one implementation here is the machine's own clock, which needs nothing but the standard library.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,9 @@
     jobs/done/{shard}/{job}.json           the same with how it ended
     jobs/keys/{digest}.json                an idempotency key's job
     staging/{instance}-{id}.part           local only: files under way
+    probe/{instance}                       bucket only: by this a pod proves that it can write
+    deleting/{id}                          bucket only: of several who delete an image, who counts it
+    inventory/{day}.json                   bucket only: the day's count; beside it {day}.claim
 
 A shard is the first five of nine base-32 time digits, about 17 minutes. Listing the newest N reads the first shards of
 one owner; a sweep reads the expiry shards up to now; every key follows from the id (and, for expiry, the time) alone.
