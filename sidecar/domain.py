@@ -34,18 +34,13 @@ def sortable_time(moment: datetime) -> str:
     return _digits(_milliseconds(moment), TIME_DIGITS)
 
 
-def reversed_time(moment: datetime) -> str:
-    """Like `sortable_time`, but the newest sorts first."""
-    return _digits(_LAST_MILLISECOND - _milliseconds(moment), TIME_DIGITS)
-
-
 def time_from_sortable(digits: str) -> datetime:
     """The inverse of `sortable_time`, to the millisecond, aware UTC. Raises ValueError for foreign characters."""
     return datetime.fromtimestamp(_number(digits) / 1000, UTC)
 
 
 def reverse_digits(digits: str) -> str:
-    """Turn a sortable time into a reversed one, or back. Raises ValueError for foreign characters."""
+    """A sortable time as one whose newest sorts first, or back. Raises ValueError for foreign characters."""
     return "".join(_ALPHABET[31 - _ALPHABET.index(digit)] for digit in digits)
 
 

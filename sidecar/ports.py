@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -282,6 +282,3 @@ class Thumbnailer(Protocol):
         Raises UndecodablePicture, and ImageNotFound for a file that is gone.
         """
         ...
-
-
-Environment = Mapping[str, str]

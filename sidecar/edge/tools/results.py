@@ -24,7 +24,6 @@ from sidecar.edge.tools.tool import Call
 from sidecar.errors import INTERNAL, SidecarError, UndecodablePicture
 from sidecar.storages.keys import extension
 
-IMAGE_BLOCK_CHARACTERS = 100_000
 PREVIEW_SECONDS = 5.0
 
 
