@@ -17,6 +17,8 @@ ANONYMOUS = "anonymous"
 SEED_LIMIT = 2**32
 MOST_IMAGES = 4
 """Of one generation."""
+IMAGE_EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+"""The media types that an image may have, and how the names of their files end."""
 RECORD_SCHEMA_VERSION = 1
 JOB_SCHEMA_VERSION = 1
 
@@ -144,6 +146,11 @@ class Picture:
     media_type: str
     width: int
     height: int
+
+    @property
+    def extension(self) -> str:
+        """How the name of its file ends."""
+        return IMAGE_EXTENSIONS[self.media_type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,6 +177,16 @@ def test_no_key_leaves_its_directory_and_all_shards_are_alike(image_id: ImageId,
     assert PurePosixPath(keys.thumbnail_key(image_id)).parent == PurePosixPath(found["images"]).parent
 
 
+@pytest.mark.parametrize(
+    ("media_type", "ending"), [("image/png", "png"), ("image/jpeg", "jpg"), ("image/webp", "webp")]
+)
+def test_a_picture_of_each_kind_has_a_key_that_is_found_without_knowing_the_kind(media_type: str, ending: str) -> None:
+    key = keys.image_key(AN_ID, media_type)
+    assert key in keys.every_image_key(AN_ID)
+    assert PurePosixPath(key).name == f"{AN_ID}.{Picture(media_type=media_type, width=1, height=1).extension}"
+    assert PurePosixPath(key).suffix == f".{ending}"
+
+
 @given(IDS)
 def test_a_record_name_leads_back_to_its_id(image_id: ImageId) -> None:
     name = keys.record_name(image_id)
