@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from sidecar.config import ResultMode
 from sidecar.core.job import JobView
-from sidecar.core.service import THUMBNAIL_BYTES
+from sidecar.core.thumbnails import THUMBNAIL_BYTES
 from sidecar.domain import ImageRecord, StoredImage
 from sidecar.edge.tools.tool import Call
 from sidecar.errors import INTERNAL, SidecarError, UndecodablePicture
