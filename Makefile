@@ -107,5 +107,6 @@ tests/npm/node_modules/.installed: tests/npm/package.json
 	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peer/requirements.txt
 	@touch $@
 
-clean: ## remove environments and caches
-	rm -rf .venv .venv-e2e .venv-peer .node .kubectl tests/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+clean: ## remove environments, caches and what the bench wrote
+	rm -rf .venv .venv-newest .venv-e2e .venv-peer .node .kubectl tests/npm/node_modules .mypy_cache .pytest_cache .ruff_cache \
+	  .import_linter_cache .hypothesis build dist bench-result.json

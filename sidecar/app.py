@@ -22,7 +22,9 @@ from sidecar.core.service import ImageService
 from sidecar.core.sweeper import Sweeper
 from sidecar.edge import gallery, health, images_http, keys, metrics_http
 from sidecar.edge.asgi_bridge import ASGIBridge
-from sidecar.edge.guard import ConnectionLimit, HostGuard
+from sidecar.edge.connections import ConnectionLimit
+from sidecar.edge.cross_origin import MCP_PATH, CrossOrigin
+from sidecar.edge.guard import HostGuard
 from sidecar.edge.mcp_server import ImageMCPServer, session_manager
 from sidecar.edge.requests import request_middleware
 from sidecar.events import Event
@@ -44,15 +46,17 @@ _BRIDGE = web.AppKey("bridge", ASGIBridge)
 def create_app(settings: Settings, *, clock: Clock | None = None) -> web.Application:
     """The sidecar as an aiohttp application. It must be run with `handler_cancellation=True` (see serving.py)."""
     connections = ConnectionLimit()
+    cross_origin = CrossOrigin(settings.listen)
     app = web.Application(
-        middlewares=[request_middleware(connections.saw_request), HostGuard(settings.listen)],
+        middlewares=[request_middleware(connections.saw_request), HostGuard(settings.listen), cross_origin],
         client_max_size=64 * 1024,
     )
+    app.on_response_prepare.append(cross_origin.name_origin)
     app[keys.SETTINGS] = settings
     app[keys.CLOCK] = clock or SystemClock()
     app[CONNECTIONS] = connections
     app[OWN_URL] = []
-    app.router.add_post("/mcp", _mcp)
+    app.router.add_post(MCP_PATH, _mcp)
     app.router.add_routes([*images_http.routes(), *health.routes()])
     if settings.listen.gallery:
         app.router.add_routes(gallery.routes())

@@ -1,4 +1,4 @@
-"""The commands. Only this file and the demonstration read the process's environment and arguments."""
+"""The commands. Only this file reads the process's environment and arguments; all others are handed what they need."""
 
 from __future__ import annotations
 

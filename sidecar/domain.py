@@ -17,6 +17,8 @@ ANONYMOUS = "anonymous"
 SEED_LIMIT = 2**32
 MOST_IMAGES = 4
 """Of one generation."""
+IMAGE_EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+"""The media types that an image may have, and how the names of their files end."""
 RECORD_SCHEMA_VERSION = 1
 JOB_SCHEMA_VERSION = 1
 
@@ -34,18 +36,13 @@ def sortable_time(moment: datetime) -> str:
     return _digits(_milliseconds(moment), TIME_DIGITS)
 
 
-def reversed_time(moment: datetime) -> str:
-    """Like `sortable_time`, but the newest sorts first."""
-    return _digits(_LAST_MILLISECOND - _milliseconds(moment), TIME_DIGITS)
-
-
 def time_from_sortable(digits: str) -> datetime:
     """The inverse of `sortable_time`, to the millisecond, aware UTC. Raises ValueError for foreign characters."""
     return datetime.fromtimestamp(_number(digits) / 1000, UTC)
 
 
 def reverse_digits(digits: str) -> str:
-    """Turn a sortable time into a reversed one, or back. Raises ValueError for foreign characters."""
+    """A sortable time as one whose newest sorts first, or back. Raises ValueError for foreign characters."""
     return "".join(_ALPHABET[31 - _ALPHABET.index(digit)] for digit in digits)
 
 
@@ -149,6 +146,11 @@ class Picture:
     media_type: str
     width: int
     height: int
+
+    @property
+    def extension(self) -> str:
+        """How the name of its file ends."""
+        return IMAGE_EXTENSIONS[self.media_type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,13 @@
-"""What the core asks of the world, as Protocols. The adapters that implement them know nothing of each other."""
+"""What the core asks of the world, as Protocols. The adapters that implement them know nothing of each other.
+
+The one implementation here is the machine's own clock, which needs nothing but the standard library.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -294,6 +297,3 @@ class Thumbnailer(Protocol):
         Raises UndecodablePicture, and ImageNotFound for a file that is gone.
         """
         ...
-
-
-Environment = Mapping[str, str]

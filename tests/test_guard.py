@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from sidecar.edge.guard import MAX_CONNECTIONS
+from sidecar.edge.connections import MAX_CONNECTIONS
 from tests.conftest import ERAS, Sidecar, StartSidecar, raw_tool_call
 
 SOME_IMAGE = "/images/" + "0" * 43

@@ -23,7 +23,6 @@ from sidecar.domain import (
     expiry,
     owner_tag,
     reverse_digits,
-    reversed_time,
     sortable_time,
     time_from_sortable,
 )
@@ -46,14 +45,13 @@ AN_ID = ImageId.new(A_MOMENT)
 def test_every_millisecond_survives_the_way_there_and_back(digits: str) -> None:
     assert sortable_time(time_from_sortable(digits)) == digits
     assert reverse_digits(reverse_digits(digits)) == digits
-    assert reversed_time(time_from_sortable(digits)) == reverse_digits(digits)
 
 
 @given(st.lists(MOMENTS, min_size=2, max_size=10))
 def test_names_sort_as_times_do_and_reversed_ones_the_other_way(moments: list[datetime]) -> None:
     digits = [sortable_time(moment) for moment in sorted(moments)]
     assert digits == sorted(digits)
-    backwards = [reversed_time(moment) for moment in sorted(moments)]
+    backwards = [reverse_digits(name) for name in digits]
     assert backwards == sorted(backwards, reverse=True)
 
 
@@ -177,6 +175,16 @@ def test_no_key_leaves_its_directory_and_all_shards_are_alike(image_id: ImageId,
         assert not path.is_absolute()
         assert ".." not in path.parts
     assert PurePosixPath(keys.thumbnail_key(image_id)).parent == PurePosixPath(found["images"]).parent
+
+
+@pytest.mark.parametrize(
+    ("media_type", "ending"), [("image/png", "png"), ("image/jpeg", "jpg"), ("image/webp", "webp")]
+)
+def test_a_picture_of_each_kind_has_a_key_that_is_found_without_knowing_the_kind(media_type: str, ending: str) -> None:
+    key = keys.image_key(AN_ID, media_type)
+    assert key in keys.every_image_key(AN_ID)
+    assert PurePosixPath(key).name == f"{AN_ID}.{Picture(media_type=media_type, width=1, height=1).extension}"
+    assert PurePosixPath(key).suffix == f".{ending}"
 
 
 @given(IDS)

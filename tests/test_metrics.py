@@ -78,6 +78,15 @@ async def test_the_label_sets_of_every_model_start_at_zero(start_sidecar: StartS
     assert await sidecar.metric('imagegen_stored_images_total{backend="file"}') == 0
 
 
+async def test_the_outcomes_that_start_at_zero_are_those_that_a_predict_can_have(sidecar: Sidecar) -> None:
+    counts = r'^imagegen_runtime_request_duration_seconds_count{model="painter",outcome="(\w+)"} 0\.0$'
+    assert set(re.findall(counts, await scrape(sidecar), re.MULTILINE)) == {
+        *("completed", "cancelled", "internal", "runtime_failed", "unreachable", "not_ready", "busy"),
+        *("unknown_model", "refused_parameters", "out_of_memory", "lost_answer", "answered_nonsense"),
+        *("storage_unavailable", "storage_full"),
+    }
+
+
 @pytest.mark.parametrize(
     ("free", "bound", "shown"),
     [

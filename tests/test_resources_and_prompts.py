@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import mcp_types as types
 import pytest
+from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
 from tests.conftest import ERAS, Sidecar, StartSidecar
@@ -72,6 +74,30 @@ async def test_a_cursor_made_by_hand_is_refused(sidecar: Sidecar) -> None:
         with pytest.raises(MCPError) as caught:
             await client.list_resources(cursor="by hand")
     assert (caught.value.error.code, caught.value.error.message[:7]) == (types.INVALID_PARAMS, "cursor:")
+
+
+ASKED: dict[str, Callable[[Client], Awaitable[Any]]] = {
+    "resources/list": lambda client: client.list_resources(),
+    "resources/read": lambda client: client.read_resource("image://" + "0" * 43),
+    "prompts/get": lambda client: client.get_prompt("compose_image_prompt", {"subject": "a fox"}),
+    "completion/complete": lambda client: client.complete(
+        types.PromptReference(name="compose_image_prompt"), {"name": "model", "value": ""}
+    ),
+}
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("asked", ASKED)
+async def test_a_switch_of_the_mcp_url_that_means_nothing_is_told_whatever_is_asked(
+    era: str, asked: str, sidecar: Sidecar
+) -> None:
+    async with Client(f"{sidecar.url}/mcp?result=bogus", mode=era) as client:
+        with pytest.raises(MCPError) as caught:
+            await ASKED[asked](client)
+    assert (caught.value.error.code, caught.value.error.message) == (
+        types.INVALID_PARAMS,
+        "The MCP URL has result='bogus'; allowed: link, thumbnail, full. Its user corrects the URL.",
+    )
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -14,6 +14,7 @@ from tests.fake_kserve import FakeKServe, say, succeed_when
 ABOUT = "io.modelcontextprotocol"
 TASKS: dict[str, Any] = {"extensions": {f"{ABOUT}/tasks": {}}}
 BRIEF = {"RESPONSE_BUDGET": "0.1s"}
+METHODS = ["tasks/get", "tasks/update", "tasks/cancel"]
 
 
 async def request(
@@ -24,6 +25,7 @@ async def request(
     name: str | None = None,
     capabilities: dict[str, Any] | None = None,
     version: str = "2026-07-28",
+    switches: str = "",
 ) -> dict[str, Any]:
     """One request and the JSON-RPC message that answers it."""
     meta = {
@@ -37,7 +39,7 @@ async def request(
         "Mcp-Method": method,
         "Mcp-Name": name or params.get("name") or params.get("taskId", ""),
     }
-    _, answer = await sidecar.get("/mcp", method="POST", json=body, headers=headers)
+    _, answer = await sidecar.get(f"/mcp{switches}", method="POST", json=body, headers=headers)
     text = answer.decode()
     message: dict[str, Any] = json.loads(text.split("data: ")[-1] if text.startswith(("event", ":")) else text)
     return message
@@ -143,7 +145,7 @@ async def test_an_update_is_acknowledged_and_changes_nothing(slow: tuple[Sidecar
     assert (await poll(sidecar, task["taskId"]))["status"] == "completed"
 
 
-@pytest.mark.parametrize("method", ["tasks/get", "tasks/update", "tasks/cancel"])
+@pytest.mark.parametrize("method", METHODS)
 async def test_bad_requests_are_told_apart(method: str, slow: tuple[Sidecar, asyncio.Event]) -> None:
     sidecar, release = slow
     task_id = (await generate(sidecar))["taskId"]
@@ -163,6 +165,25 @@ async def test_bad_requests_are_told_apart(method: str, slow: tuple[Sidecar, asy
         "missing": -32602,
     }
     release.set()
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_switch_of_the_mcp_url_that_means_nothing_is_told(method: str, sidecar: Sidecar) -> None:
+    params = {"taskId": "0" * 43, "inputResponses": {}}
+    error = (await request(sidecar, method, params, switches="?image=bogus"))["error"]
+    assert error == {
+        "code": -32602,
+        "message": "The MCP URL has image='bogus'; allowed: on, off. Its user corrects the URL.",
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_store_in_trouble_is_told_in_the_words_of_the_tools(method: str, sidecar: Sidecar) -> None:
+    (sidecar.store / "jobs").write_bytes(b"")  # no directory, so no job can be read
+    async with sidecar.client() as client:
+        result = await client.call_tool("get_generation", {"job_id": "0" * 43})
+    error = (await request(sidecar, method, {"taskId": "0" * 43, "inputResponses": {}}))["error"]
+    assert (error["code"], error["message"]) == (-32603, result.content[0].text)  # type: ignore[union-attr]
 
 
 async def test_the_extension_is_advertised_and_the_handshake_era_knows_no_tasks(sidecar: Sidecar) -> None:

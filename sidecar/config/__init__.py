@@ -6,7 +6,6 @@ the table in docs/reference.md is generated from it.
 
 from sidecar.config.reading import SettingRow, read_settings, setting_rows
 from sidecar.config.settings import (
-    LOOPBACK_HOSTS,
     JobSettings,
     ListenSettings,
     LogSettings,
@@ -22,7 +21,6 @@ from sidecar.config.settings import (
 from sidecar.config.variables import VARIABLES, Variable
 
 __all__ = [
-    "LOOPBACK_HOSTS",
     "VARIABLES",
     "JobSettings",
     "ListenSettings",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-DURATION_ALLOWED = "seconds, or a number with s, m, h or d, such as 90s, 15m, 24h, 7d"
+DURATION_ALLOWED = "seconds, or a number with ms, s, m, h or d, such as 500ms, 90s, 15m, 24h, 7d"
 SIZE_ALLOWED = "bytes, or a number with KiB, MiB, GiB or TiB, such as 64MiB"
 
 _DURATION_UNITS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -20,7 +20,7 @@ _LONGEST_DURATION = 100 * 365 * 86400
 
 
 def duration(text: str) -> float:
-    """Seconds from `90`, `90s`, `15m`, `24h`, `7d`."""
+    """Seconds from `90`, `500ms`, `90s`, `15m`, `24h`, `7d`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", text, re.ASCII)
     if match is None:
         raise ValueError

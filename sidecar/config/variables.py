@@ -157,8 +157,8 @@ VARIABLES: tuple[Variable, ...] = (
         parse=parsers.duration,
         allowed=parsers.DURATION_ALLOWED,
         unit="seconds",
-        meaning="How long generations in flight may finish after SIGTERM. Unset: RUNTIME_TIMEOUT + 10 s. "
-        "terminationGracePeriodSeconds must be longer.",
+        meaning="How long generations in flight may finish after SIGTERM. Unset: the longest time-out of a model "
+        "(RUNTIME_TIMEOUT, or its own in MODELS_FILE) + 10 s. terminationGracePeriodSeconds must be longer.",
     ),
     Variable(
         name="STORAGE_BACKEND",
@@ -208,7 +208,7 @@ VARIABLES: tuple[Variable, ...] = (
         name="S3_ENDPOINT_URL",
         default=None,
         parse=parsers.base_url,
-        allowed="http(s)://HOST[:PORT]",
+        allowed="http(s)://HOST[:PORT][/PATH]",
         unit="URL",
         meaning="Where the store is, for MinIO, Ceph and others. Unset: AWS.",
     ),
@@ -216,7 +216,7 @@ VARIABLES: tuple[Variable, ...] = (
         name="S3_PUBLIC_ENDPOINT_URL",
         default=None,
         parse=parsers.base_url,
-        allowed="http(s)://HOST[:PORT]",
+        allowed="http(s)://HOST[:PORT][/PATH]",
         unit="URL",
         meaning="Where clients reach the same store, when that is another name than the pod's. Unset: S3_ENDPOINT_URL.",
     ),
@@ -226,8 +226,8 @@ VARIABLES: tuple[Variable, ...] = (
         parse=parsers.one_of("auto", "path", "virtual"),
         allowed="auto, path, virtual",
         unit="name",
-        meaning="Whether the bucket stands in the path or in the host name. auto: in the path of an S3_ENDPOINT_URL, "
-        "in the host name at AWS.",
+        meaning="Whether the bucket stands in the path or in the host name. auto: in the path of an S3_ENDPOINT_URL "
+        "and for a bucket with a dot in its name, else in the host name.",
     ),
     Variable(
         name="S3_POOL_SIZE",
@@ -319,7 +319,8 @@ VARIABLES: tuple[Variable, ...] = (
         parse=parsers.origin_list,
         allowed="comma-separated origins such as https://chat.example.org",
         unit="list",
-        meaning="Browser origins that may call unsafe methods besides this server's own.",
+        meaning="Origins of browser pages, besides this server's own, that may call /mcp and read its answers (CORS), "
+        "and may use other methods than reading ones. Unset: none.",
     ),
     Variable(
         name="RESULT_MODE",

@@ -1,16 +1,15 @@
-"""The use cases: generate, show, make a thumbnail of, delete. Knows only ports."""
+"""The use cases: generate, show, list, delete. Knows only ports."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from sidecar.config import StorageSettings
 from sidecar.core.generation import Admission, Generation, Lane, Predict
+from sidecar.core.thumbnails import THUMBNAIL_BYTES, Thumbnails
 from sidecar.domain import (
     ANONYMOUS,
     GeneratedImage,
@@ -22,16 +21,10 @@ from sidecar.domain import (
     expiry,
     owner_tag,
 )
-from sidecar.errors import ImageNotFound, InvalidRequest, ShuttingDown, SidecarError, StorageFailure, TakenElsewhere
+from sidecar.errors import InvalidRequest, ShuttingDown, SidecarError, StorageFailure, TakenElsewhere
 from sidecar.events import Crashed, GenerationEnded, ImageLost, ImageStored, PredictEnded, PredictStarted
 from sidecar.ports import Clock, Link, Observer, OpenFile, StagedFile, Storage, Thumbnailer
 from sidecar.spans import span
-
-THUMBNAIL_PIXELS = 512
-THUMBNAIL_BYTES = 75_000  # 100,000 characters in base64
-_CACHED_THUMBNAIL_BYTES = 4 * 1024 * 1024
-_WHOLE_IMAGES = 2
-"""That are fetched at once to be made small. More would wait in memory for the threads that do it."""
 
 
 class ImageService:
@@ -49,14 +42,11 @@ class ImageService:
     ) -> None:
         self.lanes = lanes
         self._storage = storage
-        self._thumbnailer = thumbnailer
         self._settings = settings
         self._clock = clock
         self._observer = observer
         self._predicts: set[asyncio.Task[StoredImage]] = set()
-        self._thumbnails = _ByteCache(_CACHED_THUMBNAIL_BYTES)
-        self._thumbnails_under_way: dict[ImageId, asyncio.Task[bytes]] = {}
-        self._whole_images = asyncio.Semaphore(_WHOLE_IMAGES)
+        self._thumbnails = Thumbnails(storage, thumbnailer, self.read)
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -295,70 +285,9 @@ class ImageService:
         """Remove image, thumbnail and record; whether the owner had one. Raises StorageFailure."""
         if image_id.owner_tag != owner_tag(owner):
             return False
-        self._thumbnails.drop(image_id)
+        self._thumbnails.forget(image_id)
         return (await self._storage.delete(image_id)).first
 
     async def thumbnail(self, image_id: ImageId, max_bytes: int = THUMBNAIL_BYTES) -> bytes:
-        """A WebP of at most 512 px and `max_bytes`, made the first time somebody wants it.
-
-        Raises ImageNotFound, UndecodablePicture or StorageFailure.
-        """
-        stored = await self._storage.get(image_id)  # an expired image has no thumbnail either
-        data = self._thumbnails.get(image_id)
-        if data is None:
-            task = self._thumbnails_under_way.get(image_id)
-            if task is None:
-                task = asyncio.create_task(self._make_thumbnail(stored))
-                self._thumbnails_under_way[image_id] = task
-                task.add_done_callback(lambda _: self._thumbnails_under_way.pop(image_id))
-            data = await asyncio.shield(task)
-        if len(data) > max_bytes:
-            return await self._thumbnailer.thumbnail(data, pixels=THUMBNAIL_PIXELS, max_bytes=max_bytes)
-        return data
-
-    async def _make_thumbnail(self, stored: StoredImage) -> bytes:
-        image_id = stored.record.image_id
-        at_hand = self._storage.at_hand(image_id)
-        data = None if at_hand else await self._storage.thumbnail(image_id)
-        if data is None:
-            data = await self._first_thumbnail(stored, at_hand)
-            with contextlib.suppress(StorageFailure):  # a full disk still shows what is there
-                await self._storage.put_thumbnail(image_id, data)
-        self._thumbnails.put(image_id, data)
-        return data
-
-    async def _first_thumbnail(self, stored: StoredImage, at_hand: Path | None) -> bytes:
-        if at_hand is not None:
-            with contextlib.suppress(ImageNotFound):  # it has gone in this moment
-                return await self._small(at_hand)
-        if stored.path is not None:
-            return await self._small(stored.path)
-        async with self._whole_images:
-            return await self._small(await self.read(stored))
-
-    async def _small(self, source: Path | bytes) -> bytes:
-        return await self._thumbnailer.thumbnail(source, pixels=THUMBNAIL_PIXELS, max_bytes=THUMBNAIL_BYTES)
-
-
-class _ByteCache:
-    """The most recently used thumbnails, bounded by their bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._entries: OrderedDict[ImageId, bytes] = OrderedDict()
-
-    def get(self, image_id: ImageId) -> bytes | None:
-        data = self._entries.get(image_id)
-        if data is not None:
-            self._entries.move_to_end(image_id)
-        return data
-
-    def drop(self, image_id: ImageId) -> None:
-        self._size -= len(self._entries.pop(image_id, b""))
-
-    def put(self, image_id: ImageId, data: bytes) -> None:
-        self._size += len(data) - len(self._entries.pop(image_id, b""))
-        self._entries[image_id] = data
-        while self._size > self._limit:
-            self._size -= len(self._entries.popitem(last=False)[1])
+        """A WebP of at most 512 px and `max_bytes`. Raises ImageNotFound, UndecodablePicture or StorageFailure."""
+        return await self._thumbnails.get(image_id, max_bytes)

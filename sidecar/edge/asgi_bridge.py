@@ -42,6 +42,9 @@ class ASGIBridge:
             exchange.gone.set()
             await _unwind(task)
             raise
+        except Exception:
+            exchange.break_off()
+            raise
         return exchange.response()
 
     async def _serve(self, exchange: _Exchange) -> None:
@@ -106,6 +109,12 @@ class _Exchange:
         if self._answer is None:
             self._answer = web.StreamResponse(status=self._status or 500, headers=self._headers)
         return self._answer
+
+    def break_off(self) -> None:
+        """End the connection of an answer that has begun, lest another is written into it."""
+        begun = self._answer is not None and self._answer.prepared
+        if begun and self.request.transport is not None:
+            self.request.transport.abort()
 
     def response(self) -> web.StreamResponse:
         """What aiohttp is to finish once the application has returned."""

@@ -7,9 +7,17 @@ general words.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
 from aiohttp import web
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from sidecar.errors import (
+    INTERNAL,
     ImageNotFound,
     InvalidRequest,
     JobNotFound,
@@ -20,6 +28,7 @@ from sidecar.errors import (
     SidecarError,
     StorageFailure,
     UndecodablePicture,
+    bounded,
 )
 
 _HTTP_STATUS: tuple[tuple[type[SidecarError], int], ...] = (
@@ -33,6 +42,10 @@ _HTTP_STATUS: tuple[tuple[type[SidecarError], int], ...] = (
     (StorageFailure, 503),
     (RuntimeFailure, 502),
 )
+_WRONG_PARAMS = (InvalidRequest, ImageNotFound, JobNotFound)
+_RESOURCE_NOT_FOUND = -32002  # until 2025-11-25; from 2026-07-28 on it is INVALID_PARAMS (SEP-2164)
+
+_log = structlog.stdlib.get_logger("sidecar.mcp")
 
 
 def http_answer(error: SidecarError) -> web.Response:
@@ -48,3 +61,25 @@ def http_status(error: SidecarError) -> tuple[int, dict[str, str]]:
     if error.retry_after is not None and status in (429, 503):
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     return status, headers
+
+
+@contextmanager
+def jsonrpc_errors(what: str) -> Iterator[None]:
+    """Around everything that answers an MCP request: whatever goes wrong inside leaves it as an MCPError."""
+    try:
+        yield
+    except MCPError:
+        raise
+    except SidecarError as error:
+        code = INVALID_PARAMS if isinstance(error, _WRONG_PARAMS) else INTERNAL_ERROR
+        raise MCPError(code, error.message) from None
+    except Exception:
+        _log.exception("an MCP request failed", what=what)
+        raise MCPError(INTERNAL_ERROR, INTERNAL) from None
+
+
+def no_such_resource(error: ImageNotFound, uri: str, protocol_version: str) -> MCPError:
+    """The JSON-RPC error that resources/read has of its own."""
+    code = INVALID_PARAMS if protocol_version in MODERN_PROTOCOL_VERSIONS else _RESOURCE_NOT_FOUND
+    shown = bounded(uri, 200)
+    return MCPError(code, f"There is no resource {shown}. {error.message}", data={"uri": shown})

@@ -1,4 +1,4 @@
-"""Who may talk to us: the Host we answer to, the Origins that may act, and how many connections there may be.
+"""Who may talk to us: the Host we answer to and the Origins that may act.
 
 A page of elsewhere that a name server points at this address (DNS rebinding) arrives with its own Host; a page that
 posts across origins arrives with its own Origin. Probes, metrics and images may be read under any Host: kubelets and
@@ -7,7 +7,6 @@ scrapers use the pod's address, and an image's address is its key.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -18,8 +17,6 @@ from sidecar.errors import bounded
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-MAX_CONNECTIONS = 1024
-FIRST_REQUEST_SECONDS = 30.0
 OPEN_TO_ANY_HOST = ("/livez", "/readyz", "/startupz", "/drained", "/metrics", "/images/")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -62,38 +59,3 @@ def _refuse(status: int, why: str, given: str, variable: str) -> web.Response:
 def _without_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() else host
-
-
-class ConnectionLimit:
-    """Closes what exceeds the limit and what never sends a request."""
-
-    def __init__(self) -> None:
-        self._silent: set[asyncio.BaseProtocol] = set()  # connected, and no request yet
-
-    def factory(self, server: web.Server) -> Callable[[], asyncio.BaseProtocol]:
-        """A protocol factory for `loop.create_server` in front of aiohttp's own."""
-
-        def connect() -> asyncio.BaseProtocol:
-            if len(server.connections) >= MAX_CONNECTIONS:
-                _log.warning("refused a connection: there are too many", limit=MAX_CONNECTIONS)
-                return _Refuse()
-            protocol = server()
-            self._silent.add(protocol)
-            asyncio.get_running_loop().call_later(FIRST_REQUEST_SECONDS, self._close_if_silent, protocol)
-            return protocol
-
-        return connect
-
-    def saw_request(self, request: web.Request) -> None:
-        self._silent.discard(request.protocol)
-
-    def _close_if_silent(self, protocol: web.RequestHandler) -> None:
-        if protocol in self._silent:
-            self._silent.discard(protocol)
-            if protocol.transport is not None:
-                protocol.transport.close()
-
-
-class _Refuse(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import mcp_types as types
-import structlog
 from mcp.server.caching import CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
-from mcp.shared.exceptions import MCPError
 from mcp_types.methods import CacheableMethod
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from sidecar import __version__
 from sidecar.config import Settings
@@ -28,12 +25,13 @@ from sidecar.core.job import JobView
 from sidecar.core.jobs import JobService
 from sidecar.core.service import ImageService
 from sidecar.edge import prompts, resources, tasks
+from sidecar.edge.errors_map import jsonrpc_errors, no_such_resource
 from sidecar.edge.mcp_app import app as mcp_app
 from sidecar.edge.tools import TOOLS
 from sidecar.edge.tools.presentation import presentation
 from sidecar.edge.tools.results import where_it_stands
 from sidecar.edge.tools.tool import Call, Tool, ToolResult
-from sidecar.errors import INTERNAL, ImageNotFound, InvalidRequest, SidecarError, bounded
+from sidecar.errors import ImageNotFound, InvalidRequest, bounded
 
 MAX_BODY_BYTES = 256 * 1024
 
@@ -51,11 +49,8 @@ _CACHE_HINTS: dict[CacheableMethod, CacheHint] = {
     "resources/list": CacheHint(ttl_ms=2_000, scope="private"),
     "resources/read": CacheHint(ttl_ms=60_000, scope="private"),
 }
-_RESOURCE_NOT_FOUND = -32002  # until 2025-11-25; from 2026-07-28 on it is INVALID_PARAMS (SEP-2164)
 
-_log = structlog.stdlib.get_logger("sidecar.mcp")
 _Context = ServerRequestContext[Any, Any]
-_R = TypeVar("_R")
 
 
 class ImageMCPServer:
@@ -95,11 +90,12 @@ class ImageMCPServer:
 
     async def _call_tool(self, context: _Context, params: types.CallToolRequestParams) -> Any:
         """A CallToolResult, or a task in the wire's own shape, which the SDK's types do not know."""
-        tool = self._tools.get(params.name)
-        if tool is None:
-            known = ", ".join(self._tools)
-            raise MCPError(types.INVALID_PARAMS, f"Unknown tool {bounded(params.name, 60)!r}; this server has {known}.")
-        return await _answered(params.name, self._run(tool, context, dict(params.arguments or {})))
+        with jsonrpc_errors(params.name):
+            tool = self._tools.get(params.name)
+            if tool is None:
+                known = ", ".join(self._tools)
+                raise InvalidRequest(f"Unknown tool {bounded(params.name, 60)!r}; this server has {known}.")
+            return await self._run(tool, context, dict(params.arguments or {}))
 
     async def _run(self, tool: Tool[Any], context: _Context, arguments: dict[str, Any]) -> ToolResult:
         try:
@@ -115,10 +111,11 @@ class ImageMCPServer:
     ) -> types.ListResourcesResult:
         """The images page by page; on the first one also the page that hosts show them with."""
         cursor = params.cursor if params is not None else None
-        page = await _answered("resources/list", resources.list_images(self._call(context), cursor))
-        if cursor is None:
-            page.resources.append(mcp_app.app_resource(self._image_origins(context)))
-        return page
+        with jsonrpc_errors("resources/list"):
+            page = await resources.list_images(self._call(context), cursor)
+            if cursor is None:
+                page.resources.append(mcp_app.app_resource(self._image_origins(context)))
+            return page
 
     async def _list_resource_templates(
         self, _context: _Context, _params: types.PaginatedRequestParams | None
@@ -128,15 +125,14 @@ class ImageMCPServer:
     async def _read_resource(
         self, context: _Context, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
-        if str(params.uri) == mcp_app.APP_URI:
-            return mcp_app.read_app(self._image_origins(context))
-        try:
-            return await _answered("resources/read", resources.read_image(self._call(context), str(params.uri)))
-        except ImageNotFound as error:
-            modern = context.protocol_version in MODERN_PROTOCOL_VERSIONS
-            code = types.INVALID_PARAMS if modern else _RESOURCE_NOT_FOUND
-            uri = bounded(str(params.uri), 200)
-            raise MCPError(code, f"There is no resource {uri}. {error.message}", data={"uri": uri}) from None
+        uri = str(params.uri)
+        with jsonrpc_errors("resources/read"):
+            if uri == mcp_app.APP_URI:
+                return mcp_app.read_app(self._image_origins(context))
+            try:
+                return await resources.read_image(self._call(context), uri)
+            except ImageNotFound as error:
+                raise no_such_resource(error, uri, context.protocol_version) from None
 
     # --- prompts ------------------------------------------------------------------------------------------------------
 
@@ -146,13 +142,12 @@ class ImageMCPServer:
         return prompts.listed()
 
     async def _get_prompt(self, context: _Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
-        try:
+        with jsonrpc_errors("prompts/get"):
             return prompts.rendered(self._call(context), params.name, params.arguments or {})
-        except InvalidRequest as error:
-            raise MCPError(types.INVALID_PARAMS, error.message) from None
 
     async def _complete(self, context: _Context, params: types.CompleteRequestParams) -> types.CompleteResult:
-        return await _answered("completion/complete", prompts.completed(self._call(context), params))
+        with jsonrpc_errors("completion/complete"):
+            return await prompts.completed(self._call(context), params)
 
     # --- a call -------------------------------------------------------------------------------------------------------
 
@@ -179,21 +174,6 @@ class ImageMCPServer:
             return self._settings.listen.public_base_url
         host = context.request.headers.get("host") if context.request is not None else None
         return f"{context.request.url.scheme}://{host}" if context.request is not None and host else self._own_url()
-
-
-async def _answered(what: str, work: Awaitable[_R]) -> _R:
-    """Outside of tool results, what a caller can mend is INVALID_PARAMS; the unknown is logged and told in general."""
-    try:
-        return await work
-    except (MCPError, ImageNotFound):
-        raise
-    except InvalidRequest as error:
-        raise MCPError(types.INVALID_PARAMS, error.message) from None
-    except SidecarError as error:
-        raise MCPError(types.INTERNAL_ERROR, error.message) from None
-    except Exception:
-        _log.exception("an MCP request failed", what=what)
-        raise MCPError(types.INTERNAL_ERROR, INTERNAL) from None
 
 
 class _Reporter:

@@ -13,21 +13,21 @@ import mcp_types as types
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
-from mcp_types import HEADER_MISMATCH, INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY
+from mcp_types import HEADER_MISMATCH, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ConfigDict, Field
 
-from sidecar.core.job import JobView
 from sidecar.domain import JobId
+from sidecar.edge.errors_map import jsonrpc_errors
 from sidecar.edge.tools.results import generation_result
 from sidecar.edge.tools.task_result import task_of
 from sidecar.edge.tools.tool import Call
-from sidecar.errors import JobNotFound, bounded
 
 EXTENSION_ID = "io.modelcontextprotocol/tasks"
 
 _Context = ServerRequestContext[Any, Any]
 _MakeCall = Callable[[_Context], Call]
+_Answer = Callable[[Call, JobId], Awaitable[dict[str, Any]]]
 
 
 class TaskParams(types.RequestParams):
@@ -55,33 +55,23 @@ def declared(context: _Context) -> bool:
 
 def register(server: Server[Any], make_call: _MakeCall) -> None:
     """Serve the three methods and say so."""
-
-    async def get(context: _Context, params: TaskParams) -> dict[str, Any]:
-        call, job_id = _checked(context, params, make_call)
-        view = await _known(call.jobs.view(job_id, call.owner))
-        task = task_of(view, call.settings.jobs.ttl)
-        if view.status in ("completed", "failed"):
-            result = await generation_result(call, view)
-            task["result"] = result.model_dump(mode="json", by_alias=True, exclude_none=True)
-        return {"resultType": "complete", **task}
-
-    async def update(context: _Context, params: UpdateTaskParams) -> dict[str, Any]:
-        call, job_id = _checked(context, params, make_call)
-        await _known(call.jobs.view(job_id, call.owner))
-        return {"resultType": "complete"}
-
-    async def cancel(context: _Context, params: TaskParams) -> dict[str, Any]:
-        call, job_id = _checked(context, params, make_call)
-        await _known(call.jobs.cancel(job_id, call.owner))
-        return {"resultType": "complete"}
-
-    server.add_request_handler("tasks/get", TaskParams, get)
-    server.add_request_handler("tasks/update", UpdateTaskParams, update)
-    server.add_request_handler("tasks/cancel", TaskParams, cancel)
+    server.add_request_handler("tasks/get", TaskParams, _handler(_get, make_call))
+    server.add_request_handler("tasks/update", UpdateTaskParams, _handler(_update, make_call))
+    server.add_request_handler("tasks/cancel", TaskParams, _handler(_cancel, make_call))
     server.extensions[EXTENSION_ID] = {}
 
 
-def _checked(context: _Context, params: TaskParams, make_call: _MakeCall) -> tuple[Call, JobId]:
+def _handler(answer: _Answer, make_call: _MakeCall) -> Callable[[_Context, TaskParams], Awaitable[dict[str, Any]]]:
+    async def handle(context: _Context, params: TaskParams) -> dict[str, Any]:
+        with jsonrpc_errors(context.method):
+            _check(context, params)
+            return {"resultType": "complete", **await answer(make_call(context), JobId.parse(params.task_id))}
+
+    return handle
+
+
+def _check(context: _Context, params: TaskParams) -> None:
+    """Raises MCPError for a request that may not be made, or is not made in the protocol's way."""
     if context.protocol_version not in MODERN_PROTOCOL_VERSIONS:
         raise MCPError(METHOD_NOT_FOUND, "Method not found", data=context.method)
     if not declared(context):
@@ -89,14 +79,23 @@ def _checked(context: _Context, params: TaskParams, make_call: _MakeCall) -> tup
         raise MCPError(MISSING_REQUIRED_CLIENT_CAPABILITY, f"This method needs the capability {EXTENSION_ID}", missing)
     if context.request is not None and context.request.headers.get("mcp-name") != params.task_id:
         raise MCPError(HEADER_MISMATCH, "The Mcp-Name header does not name the task of the request's taskId")
-    try:
-        return make_call(context), JobId.parse(params.task_id)
-    except JobNotFound as error:
-        raise MCPError(INVALID_PARAMS, f"{error.message} taskId: {bounded(params.task_id, 60)!r}") from None
 
 
-async def _known(view: Awaitable[JobView]) -> JobView:
-    try:
-        return await view
-    except JobNotFound as error:
-        raise MCPError(INVALID_PARAMS, error.message) from None
+async def _get(call: Call, job_id: JobId) -> dict[str, Any]:
+    view = await call.jobs.view(job_id, call.owner)
+    task = task_of(view, call.settings.jobs.ttl)
+    if view.status in ("completed", "failed"):
+        result = await generation_result(call, view)
+        task["result"] = result.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return task
+
+
+async def _update(call: Call, job_id: JobId) -> dict[str, Any]:
+    """Acknowledged where there is such a task; nothing was asked for, so nothing changes."""
+    await call.jobs.view(job_id, call.owner)
+    return {}
+
+
+async def _cancel(call: Call, job_id: JobId) -> dict[str, Any]:
+    await call.jobs.cancel(job_id, call.owner)
+    return {}

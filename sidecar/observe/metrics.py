@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from sidecar import __version__
 from sidecar.domain import Inventory
-from sidecar.errors import RuntimeFailure, SidecarError, StorageFailure, StorageFull
+from sidecar.errors import RuntimeFailure, RuntimeTimedOut, SidecarError, StorageFailure, StorageFull
 from sidecar.events import (
     Event,
     GenerationEnded,
@@ -37,9 +37,9 @@ _STORAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _HTTP_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300)
 _SIZE_BUCKETS = tuple(2**exponent * 1024 for exponent in range(4, 17))  # 16 KiB to 64 MiB
 _GENERATION_OUTCOMES = ("completed", "failed", "rejected", "cancelled")
-_ERRORS: list[type[SidecarError]] = [RuntimeFailure, *RuntimeFailure.__subclasses__(), StorageFailure, StorageFull]
-_FAILURES = (*(error.reason for error in _ERRORS), "cancelled", "internal")
-"""What a predict may end as instead of completed."""
+_ERRORS: set[type[SidecarError]] = {RuntimeFailure, *RuntimeFailure.__subclasses__(), StorageFailure, StorageFull}
+_FAILURES = (*sorted(error.reason for error in _ERRORS - {RuntimeTimedOut}), "cancelled", "internal")
+"""What a predict may end as instead of completed. A time-out ends its caller's wait and not the predict."""
 
 
 class QueueView(Protocol):

@@ -38,7 +38,6 @@ from sidecar.storages.records import decode_record, encode_record
 from sidecar.storages.staging import ASIDE, LocalFile, Staging
 
 _STREAMED_BYTES = 256 * 1024
-_IMAGE_EXTENSIONS = tuple(keys.extension(media_type) for media_type in ("image/png", "image/jpeg", "image/webp"))
 
 
 class FileStorage:
@@ -295,9 +294,8 @@ class FileStorage:
     def _remove(self, image_id: ImageId, expiry_key: str | None) -> Deletion:
         """The record first: from then on nobody sees the image. Whoever removes the record has deleted the image."""
         first = disk.unlink(self._root / keys.record_key(image_id)) is not None
-        stem = self._root / keys.thumbnail_key(image_id).removesuffix(keys.THUMBNAIL_SUFFIX)
-        files = [Path(f"{stem}.{extension}") for extension in _IMAGE_EXTENSIONS]
-        freed = sum(disk.unlink(path) or 0 for path in [*files, Path(f"{stem}{keys.THUMBNAIL_SUFFIX}")])
+        files = [*keys.every_image_key(image_id), keys.thumbnail_key(image_id)]
+        freed = sum(disk.unlink(self._root / key) or 0 for key in files)
         if expiry_key is not None:
             disk.unlink(self._root / expiry_key)
         return Deletion(first=first, freed_bytes=freed)

@@ -7,6 +7,9 @@
     jobs/done/{shard}/{job}.json           the same with how it ended
     jobs/keys/{digest}.json                an idempotency key's job
     staging/{instance}-{id}.part           local only: files under way
+    probe/{instance}                       bucket only: by this a pod proves that it can write
+    deleting/{id}                          bucket only: of several who delete an image, who counts it
+    inventory/{day}.json                   bucket only: the day's count; beside it {day}.claim
 
 A shard is the first five of nine base-32 time digits, about 17 minutes. Listing the newest N reads the first shards of
 one owner; a sweep reads the expiry shards up to now; every key follows from the id (and, for expiry, the time) alone.
@@ -16,13 +19,19 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sidecar.domain import TIME_DIGITS, ImageId, JobId, reverse_digits, sortable_time, time_from_sortable
+from sidecar.domain import (
+    IMAGE_EXTENSIONS,
+    TIME_DIGITS,
+    ImageId,
+    JobId,
+    reverse_digits,
+    sortable_time,
+    time_from_sortable,
+)
 from sidecar.errors import ImageNotFound
 
 SHARD_DIGITS = 5
 THUMBNAIL_SUFFIX = ".thumbnail.webp"
-
-_EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
 
 def is_shard(name: str) -> bool:
@@ -31,11 +40,6 @@ def is_shard(name: str) -> bool:
         return len(name) == SHARD_DIGITS and reverse_digits(reverse_digits(name)) == name
     except ValueError:
         return False
-
-
-def extension(media_type: str) -> str:
-    """The file name extension of a media type that the sidecar accepts."""
-    return _EXTENSIONS[media_type]
 
 
 def records_of(owner_tag: str) -> str:
@@ -66,7 +70,12 @@ def is_cursor(cursor: str, tag: str) -> bool:
 
 
 def image_key(image_id: ImageId, media_type: str) -> str:
-    return f"images/{image_id.text[:SHARD_DIGITS]}/{image_id}.{extension(media_type)}"
+    return f"images/{image_id.text[:SHARD_DIGITS]}/{image_id}.{IMAGE_EXTENSIONS[media_type]}"
+
+
+def every_image_key(image_id: ImageId) -> list[str]:
+    """Where an image may lie, for whoever does not know what kind of picture it is."""
+    return [image_key(image_id, media_type) for media_type in IMAGE_EXTENSIONS]
 
 
 def thumbnail_key(image_id: ImageId) -> str:

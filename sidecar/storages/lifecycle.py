@@ -12,7 +12,11 @@ _SPARE_DAYS = 2  # a rule counts whole days from midnight; nothing may go before
 
 
 def lifecycle_rules(settings: StorageSettings, prefix: str, job_ttl: float) -> dict[str, Any]:
-    """In the shape that PutBucketLifecycleConfiguration takes."""
+    """In the shape that PutBucketLifecycleConfiguration takes.
+
+    Made from the times of now, while what is stored keeps the life it was made with: where they were lowered, the rule
+    fits only once everything older has expired.
+    """
     days = {"jobs/": job_ttl, "deleting/": _DAY, "probe/": _DAY, "inventory/": 8 * _DAY}
     if settings.image_ttl is not None:
         days |= dict.fromkeys(("images/", "records/", "expiry/"), settings.image_ttl)

@@ -12,9 +12,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sidecar.domain import RECORD_SCHEMA_VERSION, GenerationRequest, ImageId, ImageRecord, Picture
+from sidecar.domain import IMAGE_EXTENSIONS, RECORD_SCHEMA_VERSION, GenerationRequest, ImageId, ImageRecord, Picture
 from sidecar.errors import ImageNotFound
-from sidecar.storages import keys
 
 _T = TypeVar("_T")
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -64,7 +63,8 @@ def decode_record(data: bytes) -> ImageRecord:
 
 def _record(document: dict[str, Any]) -> ImageRecord:
     media_type = _of(document["media_type"], str)
-    keys.extension(media_type)
+    if media_type not in IMAGE_EXTENSIONS:
+        raise ValueError("not a kind of picture that is served")
     return ImageRecord(
         schema_version=document["schema_version"],
         image_id=ImageId.parse(document["image_id"]),

@@ -11,7 +11,6 @@ from sidecar.storages import keys
 from sidecar.storages.s3_bucket import Bucket
 
 CLAIMS = "deleting/"
-_EXTENSIONS = ("png", "jpg", "webp")
 
 
 class BucketDeletions:
@@ -79,6 +78,5 @@ class BucketDeletions:
 
 def _keys_besides(image_id: ImageId, expiry_key: str | None) -> list[str]:
     """Everything of an image but its record, whatever kind of picture it is."""
-    stem = f"images/{image_id.text[: keys.SHARD_DIGITS]}/{image_id}"
-    images = [f"{stem}.{extension}" for extension in _EXTENSIONS]
-    return [*images, keys.thumbnail_key(image_id), *([expiry_key] if expiry_key else [])]
+    images = [*keys.every_image_key(image_id), keys.thumbnail_key(image_id)]
+    return [*images, expiry_key] if expiry_key else images

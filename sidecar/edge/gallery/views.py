@@ -8,7 +8,7 @@ from datetime import datetime
 from urllib.parse import urlencode
 
 from sidecar import __version__
-from sidecar.core.service import THUMBNAIL_PIXELS
+from sidecar.core.thumbnails import THUMBNAIL_PIXELS
 from sidecar.domain import ImageRecord, Picture, RecordPage
 from sidecar.edge.gallery.assets import asset_url
 from sidecar.edge.gallery.markup import Html, fill, joined

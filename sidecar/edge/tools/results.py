@@ -18,13 +18,11 @@ from pydantic import BaseModel, Field
 
 from sidecar.config import ResultMode
 from sidecar.core.job import JobView
-from sidecar.core.service import THUMBNAIL_BYTES
+from sidecar.core.thumbnails import THUMBNAIL_BYTES
 from sidecar.domain import ImageRecord, StoredImage
 from sidecar.edge.tools.tool import Call
 from sidecar.errors import INTERNAL, SidecarError, UndecodablePicture
-from sidecar.storages.keys import extension
 
-IMAGE_BLOCK_CHARACTERS = 100_000
 PREVIEW_SECONDS = 5.0
 
 
@@ -61,7 +59,7 @@ class GenerationModel(BaseModel):
 
 
 def image_url(base_url: str, record: ImageRecord) -> str:
-    return f"{base_url}/images/{record.image_id}.{extension(record.picture.media_type)}"
+    return f"{base_url}/images/{record.image_id}.{record.picture.extension}"
 
 
 async def generation_result(call: Call, view: JobView, mode: ResultMode | None = None) -> types.CallToolResult:
@@ -190,7 +188,7 @@ def _notes(view: JobView) -> list[str]:
 def _link(base_url: str, record: ImageRecord) -> types.ResourceLink:
     return types.ResourceLink(
         uri=image_url(base_url, record),
-        name=f"{record.image_id}.{extension(record.picture.media_type)}",
+        name=f"{record.image_id}.{record.picture.extension}",
         title=f"Generated image, seed {record.request.seed}",
         mime_type=record.picture.media_type,
         size=record.size_bytes,

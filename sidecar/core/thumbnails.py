@@ -1,0 +1,99 @@
+"""Thumbnails: each is made the first time somebody wants it, once however many want it, and kept in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from sidecar.domain import ImageId, StoredImage
+from sidecar.errors import ImageNotFound, StorageFailure
+from sidecar.ports import Storage, Thumbnailer
+
+THUMBNAIL_PIXELS = 512
+THUMBNAIL_BYTES = 75_000  # 100,000 characters in base64
+_CACHED_BYTES = 4 * 1024 * 1024
+_WHOLE_IMAGES = 2
+"""That are fetched at once to be made small. More would wait in memory for the threads that do it."""
+
+
+class Thumbnails:
+    """`read` gives the bytes of an image of which there is no local file."""
+
+    def __init__(
+        self, storage: Storage, thumbnailer: Thumbnailer, read: Callable[[StoredImage], Awaitable[bytes]]
+    ) -> None:
+        self._storage = storage
+        self._thumbnailer = thumbnailer
+        self._read = read
+        self._cache = _ByteCache(_CACHED_BYTES)
+        self._under_way: dict[ImageId, asyncio.Task[bytes]] = {}
+        self._whole_images = asyncio.Semaphore(_WHOLE_IMAGES)
+
+    async def get(self, image_id: ImageId, max_bytes: int) -> bytes:
+        """A WebP of at most 512 px and `max_bytes`. Raises ImageNotFound, UndecodablePicture or StorageFailure."""
+        stored = await self._storage.get(image_id)  # an expired image has no thumbnail either
+        data = self._cache.get(image_id)
+        if data is None:
+            task = self._under_way.get(image_id)
+            if task is None:
+                task = asyncio.create_task(self._make(stored))
+                self._under_way[image_id] = task
+                task.add_done_callback(lambda _: self._under_way.pop(image_id))
+            data = await asyncio.shield(task)
+        if len(data) > max_bytes:
+            return await self._thumbnailer.thumbnail(data, pixels=THUMBNAIL_PIXELS, max_bytes=max_bytes)
+        return data
+
+    def forget(self, image_id: ImageId) -> None:
+        """Its image is deleted."""
+        self._cache.drop(image_id)
+
+    async def _make(self, stored: StoredImage) -> bytes:
+        image_id = stored.record.image_id
+        at_hand = self._storage.at_hand(image_id)
+        data = None if at_hand else await self._storage.thumbnail(image_id)
+        if data is None:
+            data = await self._first(stored, at_hand)
+            with contextlib.suppress(StorageFailure):  # a full disk still shows what is there
+                await self._storage.put_thumbnail(image_id, data)
+        self._cache.put(image_id, data)
+        return data
+
+    async def _first(self, stored: StoredImage, at_hand: Path | None) -> bytes:
+        if at_hand is not None:
+            with contextlib.suppress(ImageNotFound):  # it has gone in this moment
+                return await self._small(at_hand)
+        if stored.path is not None:
+            return await self._small(stored.path)
+        async with self._whole_images:
+            return await self._small(await self._read(stored))
+
+    async def _small(self, source: Path | bytes) -> bytes:
+        return await self._thumbnailer.thumbnail(source, pixels=THUMBNAIL_PIXELS, max_bytes=THUMBNAIL_BYTES)
+
+
+class _ByteCache:
+    """The most recently used thumbnails, bounded by their bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._entries: OrderedDict[ImageId, bytes] = OrderedDict()
+
+    def get(self, image_id: ImageId) -> bytes | None:
+        data = self._entries.get(image_id)
+        if data is not None:
+            self._entries.move_to_end(image_id)
+        return data
+
+    def drop(self, image_id: ImageId) -> None:
+        self._size -= len(self._entries.pop(image_id, b""))
+
+    def put(self, image_id: ImageId, data: bytes) -> None:
+        self._size += len(data) - len(self._entries.pop(image_id, b""))
+        self._entries[image_id] = data
+        while self._size > self._limit:
+            self._size -= len(self._entries.popitem(last=False)[1])
