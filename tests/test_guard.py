@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -126,6 +128,18 @@ async def test_requests_that_are_none_are_refused_and_the_server_lives(data: byt
     assert said == b"" or said.split(b" ")[1][:1] == b"4"
     assert b"Traceback" not in said
     assert (await sidecar.get("/livez"))[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "connections"), [(300, 300, 50), (300, 1000, 400), (1024, 20_000, 1024), (100, 100, 1)]
+)
+def test_there_are_no_more_connections_than_files_for_them(soft: int, hard: int, connections: int) -> None:
+    code = (
+        "import resource; from sidecar.edge.connections import allowed_connections;"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); print(allowed_connections())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == connections
 
 
 async def test_connections_beyond_the_limit_are_closed_and_others_go_on(sidecar: Sidecar) -> None:
