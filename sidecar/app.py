@@ -26,7 +26,7 @@ from sidecar.edge.connections import ConnectionLimit
 from sidecar.edge.cross_origin import MCP_PATH, CrossOrigin
 from sidecar.edge.guard import HostGuard
 from sidecar.edge.mcp_server import ImageMCPServer, session_manager
-from sidecar.edge.requests import request_middleware
+from sidecar.edge.requests import name_request, request_middleware
 from sidecar.events import Event
 from sidecar.imaging.thumbnails import PillowThumbnailer
 from sidecar.observe.logs import EventLog
@@ -51,7 +51,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> web.Applica
         middlewares=[request_middleware(connections.saw_request), HostGuard(settings.listen), cross_origin],
         client_max_size=64 * 1024,
     )
-    app.on_response_prepare.append(cross_origin.name_origin)
+    app.on_response_prepare.extend((name_request, cross_origin.name_origin))
     app[keys.SETTINGS] = settings
     app[keys.CLOCK] = clock or SystemClock()
     app[CONNECTIONS] = connections
@@ -69,6 +69,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> web.Applica
 def create_metrics_app(app: web.Application) -> web.Application:
     """The metrics routes alone, for a port of their own. `app` must have been started."""
     metrics_app = web.Application(middlewares=[request_middleware(app[CONNECTIONS].saw_request)])
+    metrics_app.on_response_prepare.append(name_request)
     for key in (keys.METRICS, keys.SERVICE):
         metrics_app[key] = app[key]  # type: ignore[misc]
     metrics_app.router.add_routes(metrics_http.routes())

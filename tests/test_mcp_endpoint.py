@@ -217,3 +217,17 @@ async def test_forty_clients_of_both_eras_at_once_are_all_served(start_sidecar: 
     results = await asyncio.gather(*(sidecar.generate(ERAS[n % 2], result="link", seed=n) for n in range(40)))
     seeds = [result.structured_content["images"][0]["seed"] for result in results]
     assert seeds == list(range(40))
+
+
+async def test_every_answer_names_its_request_event_streams_and_refusals_too(sidecar: Sidecar) -> None:
+    named = {"X-Request-ID": "call-17"}
+    kinds = set()
+    for era in ERAS:
+        call = raw_tool_call(era, {"prompt": "a cat", "result": "link"}, named)
+        response, _ = await sidecar.get("/mcp", method="POST", **call)
+        kinds.add(response.content_type)
+        assert response.headers["X-Request-ID"] == "call-17"
+    assert kinds == {"application/json", "text/event-stream"}
+    for path, status in (("/livez", 200), ("/nowhere", 404), ("/mcp", 405)):
+        response, _ = await sidecar.get(path, headers=named)
+        assert (response.status, response.headers["X-Request-ID"]) == (status, "call-17")

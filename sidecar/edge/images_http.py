@@ -20,7 +20,7 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_request import BaseRequest
 
-from sidecar.domain import ImageId, ImageRecord, StoredImage
+from sidecar.domain import IMAGE_EXTENSIONS, ImageId, ImageRecord, StoredImage
 from sidecar.edge.keys import CLOCK, SERVICE, SETTINGS
 from sidecar.errors import ImageNotFound, SidecarError
 from sidecar.ports import Link, OpenFile
@@ -185,13 +185,13 @@ def _headers(request: web.Request, record: ImageRecord, etag: str, media_type: s
 
 @lru_cache(maxsize=1024)
 def _lasting_headers(image_id: ImageId, created: datetime, etag: str, media_type: str) -> Mapping[str, str]:
-    extension = media_type.removeprefix("image/").replace("jpeg", "jpg")
+    name = f"image-{created:%Y%m%d-%H%M%S}-{image_id.text[-6:]}.{IMAGE_EXTENSIONS[media_type]}"
     return {
         hdrs.CONTENT_TYPE: media_type,
         hdrs.ETAG: f'"{etag}"',
         hdrs.LAST_MODIFIED: format_datetime(created.replace(microsecond=0), usegmt=True),
         hdrs.ACCEPT_RANGES: "bytes",
-        hdrs.CONTENT_DISPOSITION: f'inline; filename="image-{created:%Y%m%d-%H%M%S}-{image_id.text[-6:]}.{extension}"',
+        hdrs.CONTENT_DISPOSITION: f'inline; filename="{name}"',
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",  # a browser's own view of a picture
     }

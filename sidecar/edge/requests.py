@@ -17,6 +17,7 @@ from sidecar.edge.guard import Handler
 from sidecar.edge.keys import METRICS
 from sidecar.errors import INTERNAL, SidecarError
 
+_ID = web.RequestKey("request_id", str)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _METHODS = frozenset(
     {hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_POST, hdrs.METH_DELETE, hdrs.METH_OPTIONS, hdrs.METH_PUT}
@@ -32,7 +33,7 @@ def request_middleware(saw_request: Callable[[web.Request], None]) -> Middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         saw_request(request)
         given = request.headers.get("X-Request-ID", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
+        request_id = request[_ID] = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
         structlog.contextvars.bind_contextvars(request_id=request_id)  # a connection's next request binds its own
         token = context.attach(propagate.extract(request.headers)) if "traceparent" in request.headers else None
         started = time.perf_counter()
@@ -40,8 +41,6 @@ def request_middleware(saw_request: Callable[[web.Request], None]) -> Middleware
         try:
             response = await _answer(request, handler)
             status = response.status
-            if not response.prepared:
-                response.headers["X-Request-ID"] = request_id
             return response
         except web.HTTPException as answer:
             status = answer.status
@@ -53,6 +52,12 @@ def request_middleware(saw_request: Callable[[web.Request], None]) -> Middleware
             request.app[METRICS].http_request(_route(request), method, status, time.perf_counter() - started)
 
     return middleware
+
+
+async def name_request(request: web.Request, response: web.StreamResponse) -> None:
+    """For `on_response_prepare`, because an event stream has sent its head before a middleware sees it."""
+    if (request_id := request.get(_ID)) is not None:
+        response.headers["X-Request-ID"] = request_id
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
