@@ -222,14 +222,17 @@ class KServeV1Runtime:
             raise _UnexpectedKeyword(key, failure)
         if isinstance(failure, RuntimeNotReady):
             self.forget()  # it may have restarted
-        if response.status == 503 and ready:  # a gateway may say so after the work has begun
+        if ready:  # a gateway may say so after the work has begun
             raise failure from _MayHaveStarted()
         raise failure
 
     async def _says_ready(self) -> bool | None:
-        """What the model's own URL says; None when the runtime does not know the model."""
+        """What the model's own URL says; None when the runtime does not know the model.
+
+        Silence counts as ready: a runtime at work answers no probe.
+        """
         seen = await self.readiness()
-        if seen.ready:
+        if seen.ready or not seen.reached:
             return True
         return None if seen.detail.startswith("answers HTTP 404") else False
 
