@@ -82,7 +82,10 @@ class JobTakenOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageOperation:
-    """One operation of a store. `outcome` is `ok` or an error's reason; `detail` is what an operator wants to know."""
+    """One operation of a store. `detail` is what an operator wants to know.
+
+    `outcome` is `ok`, an error's reason, `cancelled` where the caller left, or `internal` for what nobody foresaw.
+    """
 
     backend: str
     operation: str

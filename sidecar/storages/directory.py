@@ -10,16 +10,15 @@ import asyncio
 import errno
 import os
 import secrets
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sidecar.errors import SidecarError, StorageFailure, StorageFull
-from sidecar.events import StorageOperation
+from sidecar.errors import StorageFailure, StorageFull
 from sidecar.ports import Observer
 from sidecar.storages import disk
+from sidecar.storages.stated import stated
 
 _T = TypeVar("_T")
 
@@ -46,28 +45,18 @@ class Directory:
 
     async def run(self, operation: str, work: Callable[..., _T], *arguments: Any) -> _T:
         """Run `work` on a thread of the store, timed, bounded, its OSErrors translated."""
-        started = time.perf_counter()
-        outcome, detail = "ok", None
-        try:
-            async with asyncio.timeout(_DEADLINE_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
-        except TimeoutError as error:
-            outcome = "timed_out"
-            raise StorageFailure("The image store does not answer at the moment.", retry_after=30) from error
-        except OSError as error:
-            failure = failure_of(error)
-            outcome, detail = failure.reason, failure.detail
-            raise failure from error
-        except SidecarError as error:
-            outcome, detail = error.reason, error.detail
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            self._observer(
-                StorageOperation(
-                    backend=self.backend, operation=operation, outcome=outcome, seconds=seconds, detail=detail
-                )
-            )
+        with stated(self._observer, self.backend, operation):
+            try:
+                async with asyncio.timeout(_DEADLINE_SECONDS):
+                    return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
+            except TimeoutError as error:
+                raise StorageFailure(
+                    "The image store does not answer at the moment.",
+                    retry_after=30,
+                    detail="The directory of the image store does not answer.",
+                ) from error
+            except OSError as error:
+                raise failure_of(error) from error
 
     def write(self, final: Path, data: bytes) -> None:
         """Write a small file so that it is either whole or absent, also after a power cut."""
