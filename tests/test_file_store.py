@@ -70,6 +70,29 @@ async def test_image_record_and_expiry_lie_where_the_scheme_says(
     assert document["request"]["prompt"] == "ein Kätzchen 🐈"
 
 
+async def test_a_commit_costs_four_syncs_and_the_first_of_a_shard_makes_its_directories_durable_too(
+    store: FileStorage, tmp_path: Path, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, sync, synced = tmp_path / "images", os.fsync, []
+
+    def noted_sync(descriptor: int) -> None:
+        where = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append(str(where.relative_to(root)) if where.is_dir() else "a file")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    record = (await put(store, clock.now())).record
+    shards = [
+        str(Path(key).parent)
+        for key in (keys.image_key(record.image_id, "image/png"), keys.record_key(record.image_id))
+    ]
+    owner = str(Path(shards[1]).parent)
+    assert sorted(synced) == sorted([*shards, "images", "expiry", "records", owner, ".", ".", ".", "a file", "a file"])
+    synced.clear()
+    await put(store, clock.now())
+    assert sorted(synced) == sorted([*shards, "a file", "a file"])
+
+
 async def test_a_listing_reads_no_more_records_than_it_shows(
     store: FileStorage, tmp_path: Path, clock: HeldClock
 ) -> None:

@@ -24,6 +24,7 @@ _T = TypeVar("_T")
 
 _DEADLINE_SECONDS = 30.0
 _THREADS = 8
+_TRIES = 3
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -109,19 +110,31 @@ class Directory:
         self.in_directory(final, source.rename)
 
     def in_directory(self, path: Path, action: Callable[[Path], object]) -> None:
-        """Do something to `path`, making its shard first if need be; another pod may be removing empty shards."""
-        for _ in range(3):
+        """Do something to `path`, making its shard first if need be; another pod may be removing empty shards.
+
+        A new shard is made durable, since a power cut that takes it away takes along what is in it.
+        """
+        made: list[Path] = []
+        for _ in range(_TRIES):
             try:
                 action(path)
-                return
+                break
             except FileNotFoundError:
-                self._make_shard(path.parent)
-        action(path)
+                made += self._make_shard(path.parent)
+        else:
+            action(path)
+        for directory in dict.fromkeys(made):
+            disk.sync(directory.parent)
 
-    def _make_shard(self, shard: Path) -> None:
-        """Make a directory below the root; never the root itself, whose absence means that the volume is gone."""
+    def _make_shard(self, shard: Path) -> list[Path]:
+        """Make a directory below the root; never the root itself, whose absence means that the volume is gone.
+
+        What was not there before.
+        """
         self.require_volume()
+        new = [path for path in (shard, *shard.parents) if self.root in path.parents and not path.exists()]
         shard.mkdir(parents=True, exist_ok=True)
+        return new
 
     def require_volume(self) -> None:
         """Raise OSError where the directory is gone: a missing volume is neither an empty store nor one to write to."""
