@@ -24,6 +24,8 @@ LONG_TEXT = 4096
 
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*+")
 _BASE64_AND_PADDING = re.compile(rb"[A-Za-z0-9+/=]*+")
+_SHORT_TEXTS = re.compile(rb'[^"]*+(?:"[^"\\]{0,%d}+(?:\\.[^"\\]*+)*+"[^"]*+)*+' % (LONG_TEXT - 1), re.DOTALL)
+"""Texts that do not begin with LONG_TEXT characters of base64, and what is between them: one step for them all."""
 _TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _VALID_TEXT = re.compile(rb'[^"\\]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\]*+)*+')
 _PADDING = ord("=")
@@ -77,12 +79,13 @@ class AnswerReader:
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def _structure(self, data: bytes, position: int) -> int:
-        """Everything outside of texts."""
-        quote = data.find(b'"', position)
-        end = len(data) if quote < 0 else quote + 1
-        self._kept += data[position:end]
-        if quote >= 0:
+        """Everything outside of texts, and whole short ones."""
+        match = _SHORT_TEXTS.match(data, position)
+        end = match.end() if match else position
+        if end < len(data):
+            end += 1
             self._step = self._start_of_text
+        self._kept += data[position:end]
         return end
 
     def _start_of_text(self, data: bytes, position: int) -> int:
