@@ -298,7 +298,7 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepReport:
-    """What one clean-up pass did. `more` says that its bound was reached before the end."""
+    """What one clean-up pass did. `more`: its bound was reached before the end, and another pass at once would help."""
 
     deleted: int = 0
     freed_bytes: int = 0

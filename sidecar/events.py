@@ -8,6 +8,8 @@ from typing import Literal
 from sidecar.domain import ImageRecord, Inventory, SweepReport
 
 GenerationOutcome = Literal["completed", "failed", "rejected", "cancelled"]
+FAULTLESS = ("ok", "image_not_found", "job_not_found", "invalid_request", "cancelled")
+"""Outcomes of operations in which the store did what it was asked, or was not waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +84,21 @@ class JobTakenOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageOperation:
-    """One operation of a store. `outcome` is `ok` or an error's reason; `detail` is what an operator wants to know."""
+    """One operation of a store. `detail` is what an operator wants to know.
+
+    `outcome` is `ok`, an error's reason, `cancelled` where the caller left, or `internal` for what nobody foresaw.
+    """
 
     backend: str
     operation: str
     outcome: str
     seconds: float
     detail: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the store is to blame."""
+        return self.outcome not in FAULTLESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,6 +142,24 @@ def test_an_address_that_would_make_broken_links_or_requests_is_refused(name: st
     assert line.startswith(f"{name}: ")
 
 
+@pytest.mark.parametrize("host", ["a" * 64, f"{'a' * 64}.example.org", "a..b", ".example.org"])
+@pytest.mark.parametrize(("name", "path"), [("PUBLIC_BASE_URL", ""), ("KSERVE_ENDPOINT", "/v1/models/x")])
+def test_a_host_that_no_name_server_can_be_asked_for_is_refused(name: str, path: str, host: str) -> None:
+    (line,) = problems({name: f"http://{host}{path}"})
+    assert line.startswith(f"{name}: ")
+
+
+def test_what_is_wrong_with_a_models_host_is_said() -> None:
+    (line,) = problems({"KSERVE_ENDPOINT": f"http://{'a' * 64}/v1/models/x"})
+    assert "no part of HOST empty or longer than 63 characters" in line
+
+
+@pytest.mark.parametrize("host", ["a" * 63, "painter_1", "painter.models.svc.cluster.local.", "[::1]"])
+def test_a_host_may_be_any_that_a_cluster_or_a_machine_gives(host: str) -> None:
+    endpoint = f"http://{host}:8080/v1/models/x"
+    assert read_settings({"KSERVE_ENDPOINT": endpoint}).models[0].endpoint == endpoint
+
+
 @pytest.mark.parametrize(
     ("public", "base"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import subprocess
@@ -241,6 +242,30 @@ async def test_a_commit_that_finds_no_room_for_one_of_its_files_leaves_none(inod
         for path in made:
             path.unlink()
         await put(store, clock.now())
+
+
+@pytest.mark.parametrize("tree", ["images", "records"])
+async def test_a_commit_whose_directory_cannot_be_made_durable_leaves_nothing(
+    tree: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, clock, sync = tmp_path / "images-here", HeldClock(), os.fsync
+
+    def no_sync_of_the_tree(descriptor: int) -> None:  # which no file system can be brought to
+        where = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if where.is_dir() and (root / tree) in where.parents:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    async with file_store(root, clock).opened() as store:
+        kept = (await put(store, clock.now())).record.image_id
+        before = files(root)
+        monkeypatch.setattr(os, "fsync", no_sync_of_the_tree)
+        image_id = ImageId.new(clock.now())
+        with pytest.raises(StorageFailure, match="Input/output error"):
+            await put(store, clock.now(), image_id=image_id)
+        assert (files(root), await listed(store)) == (before, [kept])
+        with pytest.raises(ImageNotFound):
+            await store.get(image_id)
 
 
 async def test_bytes_that_no_longer_fit_end_the_write_and_leave_nothing(tmpfs: Mount) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.sweeper import Sweeper
-from sidecar.domain import ANONYMOUS, ImageId, SweepReport, sortable_time, time_from_sortable
+from sidecar.domain import ANONYMOUS, Deletion, ImageId, SweepReport, sortable_time, time_from_sortable
 from sidecar.errors import ImageNotFound, StorageFull
 from sidecar.storages import keys
 from sidecar.storages.file import FileStorage
@@ -70,6 +70,29 @@ async def test_image_record_and_expiry_lie_where_the_scheme_says(
     assert document["request"]["prompt"] == "ein Kätzchen 🐈"
 
 
+async def test_a_commit_costs_four_syncs_and_the_first_of_a_shard_makes_its_directories_durable_too(
+    store: FileStorage, tmp_path: Path, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, sync, synced = tmp_path / "images", os.fsync, []
+
+    def noted_sync(descriptor: int) -> None:
+        where = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append(str(where.relative_to(root)) if where.is_dir() else "a file")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    record = (await put(store, clock.now())).record
+    shards = [
+        str(Path(key).parent)
+        for key in (keys.image_key(record.image_id, "image/png"), keys.record_key(record.image_id))
+    ]
+    owner = str(Path(shards[1]).parent)
+    assert sorted(synced) == sorted([*shards, "images", "expiry", "records", owner, ".", ".", ".", "a file", "a file"])
+    synced.clear()
+    await put(store, clock.now())
+    assert sorted(synced) == sorted([*shards, "a file", "a file"])
+
+
 async def test_a_listing_reads_no_more_records_than_it_shows(
     store: FileStorage, tmp_path: Path, clock: HeldClock
 ) -> None:
@@ -96,6 +119,25 @@ async def test_a_record_of_a_newer_version_is_left_alone(store: FileStorage, tmp
         await store.get(record.image_id)
     assert await listed(store) == []
     assert path.exists()
+
+
+async def test_a_record_whose_picture_is_missing_can_be_deleted(
+    store: FileStorage, tmp_path: Path, clock: HeldClock
+) -> None:
+    record = (await put(store, clock.now())).record
+    (tmp_path / "images" / keys.image_key(record.image_id, "image/png")).unlink()
+    assert await store.delete(record.image_id) == Deletion(first=True)
+    assert (await listed(store), files(tmp_path / "images")) == ([], set())
+    assert await store.delete(record.image_id) == Deletion(first=False)
+
+
+async def test_a_record_of_a_newer_version_is_not_deleted(store: FileStorage, tmp_path: Path, clock: HeldClock) -> None:
+    record = (await put(store, clock.now())).record
+    path = tmp_path / "images" / keys.record_key(record.image_id)
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"schema_version": 99}))
+    before = files(tmp_path)
+    assert await store.delete(record.image_id) == Deletion(first=False)
+    assert files(tmp_path) == before
 
 
 async def test_room_is_reserved_and_given_back(tmp_path: Path, clock: HeldClock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ import pytest
 from aiohttp import web
 
 from sidecar.core.readiness import Check, RuntimeWatch
-from sidecar.ports import SystemClock
+from sidecar.domain import GeneratedImage, GenerationRequest
+from sidecar.errors import INTERNAL
+from sidecar.events import Crashed, Event
+from sidecar.ports import Readiness, StagedFile, SystemClock
+from sidecar.runtimes.kserve_v1 import KServeV1Runtime
 from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed, succeed_when
 
@@ -130,6 +135,46 @@ async def test_a_runtime_that_refuses_connections_is_not_busy_however_many_predi
     assert (lane.queue.in_flight, watch.check.status) == (1, "not ready")
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
+
+
+class Surprising:
+    """A runtime whose readiness is looked at only, and comes as given."""
+
+    def __init__(self, *looks: Exception | Readiness) -> None:
+        self._looks = list(looks)
+
+    async def readiness(self) -> Readiness:
+        if isinstance(look := self._looks.pop(0), Exception):
+            raise look
+        return look
+
+    async def generate(self, request: GenerationRequest, staged: StagedFile) -> GeneratedImage:
+        raise NotImplementedError
+
+    async def metrics(self) -> tuple[bytes, str]:
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        raise NotImplementedError
+
+
+async def test_a_look_at_a_runtime_that_fails_unforeseen_is_told_and_the_next_one_comes_all_the_same(
+    sidecar: Sidecar,
+) -> None:
+    runtime = Surprising(RuntimeError("nobody foresaw this"), Readiness(ready=True, reached=True, detail=""))
+    facts: list[Event] = []
+    watch = RuntimeWatch(replace(sidecar.service.lane(None), runtime=runtime), SystemClock(), facts.append)
+    await watch.look()
+    assert watch.check == Check("not ready", INTERNAL)
+    assert [fact.what for fact in facts if isinstance(fact, Crashed)] == ["the look at the runtime of painter"]
+    await watch.look()
+    assert watch.check == Check("ok")
+
+
+async def test_a_host_that_no_name_server_can_be_asked_for_is_told(sidecar: Sidecar) -> None:
+    settings = replace(sidecar.service.lane(None).settings, endpoint=f"http://{'a' * 64}/v1/models/painter")
+    runtime = KServeV1Runtime(settings, sidecar.session, max_image_bytes=1, observer=lambda _event: None)
+    assert await runtime.readiness() == Readiness(ready=False, reached=True, detail="cannot be reached (UnicodeError)")
 
 
 @pytest.mark.parametrize(

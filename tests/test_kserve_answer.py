@@ -125,6 +125,38 @@ def test_an_arriving_answer_means_what_the_whole_one_means(answer: str, places: 
     assert as_it_comes(cut(body, places)) == as_a_whole(body)
 
 
+PROMPTING = b'{"predictions":[{"prompt":"'
+
+
+def prompting(prompt: str, image: str = '"eA=="') -> bytes:
+    """An answer that repeats the prompt before its image."""
+    return PROMPTING + f'{prompt}","image":{{"b64":{image}}}}}]}}'.encode()
+
+
+ODD = st.sampled_from(["\n", "\0", "\x7f", "é", "猫", "🐈", "!", "=", "==", "\\n", "\\/", "\\u0041", "\\u732b", "\\x"])
+
+
+@st.composite
+def long_starts(draw: st.DrawFn) -> tuple[bytes, list[int]]:
+    """An answer with a long text that begins as base64 does and goes on otherwise, and cuts around where it does."""
+    start = "A" * (LONG_TEXT + draw(st.integers(0, 9)))
+    text = start + "".join(draw(st.lists(ODD | st.sampled_from(["A", "AA", "AAAA"]), max_size=6)))
+    image = draw(st.sampled_from([spelt(b"x" * 5000, "/", "="), '"eA=="', f'"{text}"']))
+    turn = len(PROMPTING) + len(start)
+    return prompting(text, image), draw(st.lists(st.integers(turn - 9, turn + 30), max_size=8))
+
+
+@settings(max_examples=600)
+@given(long_starts())
+@example((prompting("A" * 4100 + "猫 on a mat"), [len(PROMPTING) + 4101]))
+@example((prompting("A" * 4100 + "\n"), [len(PROMPTING) + 4101]))
+def test_a_text_that_begins_like_an_image_means_what_it_means_however_it_is_cut(
+    arriving: tuple[bytes, list[int]],
+) -> None:
+    body, places = arriving
+    assert as_it_comes(cut(body, places)) == as_a_whole(body)
+
+
 def body_of(data: bytes, slash: str = "/", equal: str = "=") -> bytes:
     return f'{{"predictions": [{{"image": {{"b64": {spelt(data, slash, equal)}}}}}]}}'.encode()
 

@@ -420,6 +420,29 @@ async def test_a_503_of_a_ready_model_is_busy_and_not_sent_again(sidecar: Sideca
     assert (len(kserve.instances), await retries(sidecar), await predicts(sidecar)) == (1, {}, {"busy": 1})
 
 
+@pytest.mark.parametrize("status", [503, 404])
+async def test_a_refusal_by_a_gateway_whose_runtime_is_silent_is_not_sent_again(
+    status: int, sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    """A runtime that paints answers no probe: the silence may well be this very image."""
+    painted = asyncio.Event()
+
+    async def give_up_on_the_painter(request: web.Request, instance: dict[str, Any]) -> web.StreamResponse:
+        kserve.silent_until = painted
+        return await say(status, {"error": "upstream timeout"})(request, instance)
+
+    kserve.script.append(give_up_on_the_painter)
+    assert "upstream timeout" in await failure(sidecar)
+    painted.set()
+    assert (len(kserve.instances), await retries(sidecar)) == (1, {})
+
+
+async def test_a_404_of_a_ready_model_is_not_sent_again(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    kserve.script.append(say(404, {"error": "no route"}))
+    assert "no route" in await failure(sidecar)
+    assert (len(kserve.instances), await retries(sidecar), await predicts(sidecar)) == (1, {}, {"not_ready": 1})
+
+
 @pytest.mark.parametrize("body", [{"error": "Model with name sculptor does not exist."}, "404: Not Found"])
 async def test_a_model_that_the_runtime_does_not_know_fails_at_once(
     body: Any, start_sidecar: StartSidecar, aiohttp_server: Any

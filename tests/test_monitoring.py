@@ -17,8 +17,12 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from sidecar.config import read_settings
+from sidecar.errors import ImageNotFound, InvalidRequest, JobNotFound, SidecarError, StorageFailure, StorageFull
+from sidecar.events import FAULTLESS, StorageOperation
+from sidecar.observe.logs import EventLog
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, say, succeed_when
 from tests.real_parts import require
@@ -182,6 +186,38 @@ def test_each_alert_has_a_section_in_the_runbook() -> None:
     assert headings == [rule["alert"].lower() for rule in ALERTS]
     for rule in ALERTS:
         assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
+
+
+def alert_excludes() -> set[str]:
+    (rule,) = [rule for rule in ALERTS if rule["alert"] == "ImageStoreFails"]
+    (excluded,) = re.findall(r'outcome!~"([^"]+)"', rule["expr"])
+    return set(excluded.split("|"))
+
+
+def runbook_excludes() -> set[str]:
+    page = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"^## ImageStoreFails\n(.*?)^## ", page, re.MULTILINE | re.DOTALL)
+    (sentence,) = re.findall(r"No failures are ([^.]+)\.", section)
+    return set(re.findall(r"`(\w+)`", sentence))
+
+
+def logged_as_failed(outcome: str) -> bool:
+    event = StorageOperation(backend="file", operation="get", outcome=outcome, seconds=0.1)
+    with capture_logs() as lines:
+        EventLog()(event)
+    return bool(lines)
+
+
+def test_the_alert_the_log_and_the_runbook_agree_on_what_is_no_failure_of_a_store() -> None:
+    assert alert_excludes() == set(FAULTLESS)
+    assert runbook_excludes() == set(FAULTLESS) - {"ok"}
+    outcomes = [*FAULTLESS, StorageFull.reason, StorageFailure.reason, "internal"]
+    assert [outcome for outcome in outcomes if not logged_as_failed(outcome)] == [*FAULTLESS]
+
+
+@pytest.mark.parametrize("error", [ImageNotFound, JobNotFound, InvalidRequest])
+def test_what_a_store_tells_a_caller_who_asked_wrongly_is_no_failure_of_it(error: type[SidecarError]) -> None:
+    assert error.reason in FAULTLESS
 
 
 def test_the_alert_on_clean_up_suits_the_interval_that_is_the_default() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sidecar.domain import Picture
 from sidecar.errors import UndecodablePicture
-from sidecar.imaging.inspect import PictureInspector, inspect
+from sidecar.imaging.inspect import MOST_PARTS, PictureInspector, inspect
 from sidecar.imaging.thumbnails import PillowThumbnailer
 from tests.pictures import picture, png_chunk, png_claiming
 
@@ -107,6 +107,72 @@ def test_a_picture_may_arrive_in_any_pieces(name: str, lengths: list[int]) -> No
 def test_what_is_wrong_is_said(data: bytes, told: str) -> None:
     with pytest.raises(UndecodablePicture, match=told):
         inspect(data)
+
+
+def with_chunks(count: int, body: bytes) -> bytes:
+    """A PNG with so many further chunks behind its header."""
+    head = len(png_chunk(b"IHDR", bytes(13))) + 8
+    return picture()[:head] + png_chunk(b"teSt", body) * count + picture()[head:]
+
+
+def behind_the_start(jpeg: bytes) -> bytes:
+    """A JPEG with something behind its first marker."""
+    start, rest = PICTURES["jpeg"][0][:2], PICTURES["jpeg"][0][2:]
+    return start + jpeg + rest
+
+
+ENDLESS = {
+    "png of empty chunks": (
+        with_chunks(MOST_PARTS + 1, b""),
+        "a PNG of more than 4,096 chunks that hold next to nothing",
+    ),
+    "png of tiny chunks": (with_chunks(MOST_PARTS + 1, b"x" * 63), "a PNG of more than 4,096 chunks"),
+    "jpeg of empty segments": (
+        behind_the_start(b"\xff\xe0\0\x02" * MOST_PARTS),
+        "a JPEG with more than 4,096 markers before its frame header",
+    ),
+    "jpeg of bare markers": (behind_the_start(b"\xff\x01" * MOST_PARTS), "a JPEG with more than 4,096 markers"),
+    "jpeg of filled markers": (
+        behind_the_start(b"\xff\xff\xff\x01" * MOST_PARTS),
+        "a JPEG with more than 4,096 markers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_picture_of_countless_parts_is_refused_long_before_its_end(name: str) -> None:
+    """Each costs a step of its own, and nobody else is served meanwhile."""
+    data, told = ENDLESS[name]
+    with pytest.raises(UndecodablePicture, match=told):
+        inspect(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_chunks(4_000, b""),
+        with_chunks(10_000, b"x" * 64),
+        behind_the_start(b"\xff\xe0\0\x02" * 4_000),
+        behind_the_start(b"\xff\xfe\xff\xff" + bytes(65_533)),
+        behind_the_start(b"\xff" * 1_000_000),
+    ],
+)
+def test_a_picture_of_many_parts_is_one(data: bytes) -> None:
+    assert (inspect(data).height, pieces(data, 1000).height) in [(64, 64), (32, 32)]
+
+
+def pieces(data: bytes, length: int) -> Picture:
+    """What is said of a picture that comes in pieces."""
+    inspector = PictureInspector()
+    for start in range(0, len(data), length):
+        inspector.feed(data[start : start + length])
+    return inspector.finish()
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=9), st.integers(1, 7))
+def test_markers_may_have_any_number_of_fill_bytes_wherever_they_are_cut(fills: list[int], length: int) -> None:
+    segments = b"".join(b"\xff" * fill + b"\xe0\0\x03x" for fill in fills)
+    assert pieces(behind_the_start(segments), length) == Picture(media_type="image/jpeg", width=48, height=32)
 
 
 @pytest.fixture

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sidecar.core.generation import Generation
+from sidecar.core.generation import Generation, Lane, Predict
 from sidecar.core.generation_queue import ModelQueue, Place
 from sidecar.core.service import ImageService
-from sidecar.domain import ANONYMOUS, GenerationRequest, ImageId
+from sidecar.domain import ANONYMOUS, GenerationRequest, ImageId, StoredImage
 from sidecar.errors import QueueFull
 from tests.conftest import ERAS, Sidecar, StartSidecar, metric_becomes, raw_tool_call
 from tests.fake_kserve import FakeKServe, say, succeed, succeed_when
 from tests.pictures import picture
+from tests.test_keys_and_records import A_RECORD
 
 DEPTH = 'imagegen_queue_depth{model="painter"}'
 IN_FLIGHT = 'imagegen_in_flight{model="painter"}'
@@ -385,6 +387,68 @@ async def test_a_call_that_gave_one_image_before_the_time_out_counts_as_its_call
     await metric_becomes(sidecar, IN_FLIGHT, 0)
     assert len(kserve.instances) == 2
     assert await outcomes(sidecar) == {"completed": 1}
+
+
+AN_IMAGE = StoredImage(record=A_RECORD)
+
+
+class Begun:
+    """Images that were given a slot each at its own time, waited for on a clock that is held; the time-out is 300 s."""
+
+    def __init__(self, lane: Lane, *started: float) -> None:
+        queue, self.clock = queue_of(concurrency=len(started), limit=0)
+        place, turns = join(queue, len(started))
+        self.images = [asyncio.get_running_loop().create_future() for _ in started]
+        predicts = [Predict(ImageId.new(self.clock.now()), request(), turn, at_once) for turn in turns]
+        for predict, moment, image in zip(predicts, started, self.images, strict=True):
+            predict.started, predict.task = moment, asyncio.create_task(self._come(image))
+        lane = replace(lane, settings=replace(lane.settings, timeout=300), queue=queue)
+        self.generation = Generation(lane, place, predicts, self.clock, lambda event: None)
+
+    async def _come(self, image: asyncio.Future[StoredImage]) -> StoredImage:
+        return await image
+
+    async def waited(self) -> bool:
+        async with asyncio.timeout(5):
+            return await self.generation.wait(1000)
+
+
+async def test_an_image_that_is_overdue_does_not_end_the_wait_for_one_that_was_begun_later(sidecar: Sidecar) -> None:
+    begun = Begun(sidecar.service.lane(None), 100, 389)
+    begun.clock.seconds = 400
+    assert await begun.generation.wait(0) is False
+    begun.images[1].set_result(AN_IMAGE)
+    assert await begun.waited()
+    assert (begun.generation.images, [missing.number for missing in begun.generation.missing]) == ((AN_IMAGE,), [1])
+
+
+async def test_the_wait_ends_with_the_last_image_when_the_others_are_overdue_by_then(sidecar: Sidecar) -> None:
+    begun = Begun(sidecar.service.lane(None), 100, 389)
+    begun.clock.seconds = 390
+    waiting = asyncio.create_task(begun.waited())
+    await asyncio.sleep(0)  # one turn of the loop: it waits
+    begun.clock.seconds = 401
+    begun.images[1].set_result(AN_IMAGE)
+    assert await waiting
+    (missing,) = begun.generation.missing
+    assert (missing.number, missing.reason) == (1, "timed_out")
+
+
+async def test_an_overdue_image_that_comes_while_others_are_waited_for_is_given_too(sidecar: Sidecar) -> None:
+    begun = Begun(sidecar.service.lane(None), 100, 389)
+    begun.clock.seconds = 410
+    assert await begun.generation.wait(0) is False
+    for image in begun.images:
+        image.set_result(AN_IMAGE)
+    assert await begun.waited()
+    assert (len(begun.generation.images), begun.generation.missing) == (2, ())
+
+
+async def test_the_wait_ends_when_every_image_is_overdue(sidecar: Sidecar) -> None:
+    begun = Begun(sidecar.service.lane(None), 100, 389)
+    begun.clock.seconds = 689
+    assert await begun.waited()
+    assert [missing.reason for missing in begun.generation.missing] == ["timed_out", "timed_out"]
 
 
 # --- what is told of the queue ----------------------------------------------------------------------------------------

@@ -312,24 +312,35 @@ async def test_a_pass_that_fails_does_not_stop_the_next_one(
 
 @dataclass
 class ManyExpired:
-    """A store that only sweeps: `due` images are past their time, and each deletion does what `outcome` says."""
+    """A store that only sweeps: `due` images are past their time, and each deletion does what `outcome` says.
+
+    The first `resisting` of them cannot be deleted.
+    """
 
     due: int
     outcome: Deletion | StorageFailure | Exception
+    resisting: int = 0
     backend: str = "memory"
     tried: int = 0
     inventories: list[datetime] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.index = [f"{number:06}" for number in range(self.due)]
+        self.stuck = set(self.index[: self.resisting])
+
     async def expired(self, now: datetime) -> AsyncIterator[ExpiredImage]:
         image_id = ImageId.new(now)
-        for number in range(self.due):
-            yield ExpiredImage(image_id, str(number))
+        for key in self.index:
+            yield ExpiredImage(image_id, key)
 
     async def delete_expired(self, expired: Sequence[ExpiredImage]) -> list[Deletion | BaseException]:
         self.tried += len(expired)
-        if not isinstance(self.outcome, Exception):
-            self.due -= len(expired)
-        return [self.outcome] * len(expired)
+        outcomes: list[Deletion | BaseException] = [
+            StorageFailure("stuck") if one.key in self.stuck else self.outcome for one in expired
+        ]
+        deleted = {one.key for one, outcome in zip(expired, outcomes, strict=True) if isinstance(outcome, Deletion)}
+        self.index = [key for key in self.index if key not in deleted]
+        return outcomes
 
     async def delete_leftovers(self, now: datetime) -> int:
         return 0
@@ -427,6 +438,27 @@ async def test_entries_whose_images_are_gone_are_work_too(facts: Facts) -> None:
     store = ManyExpired(due=2 * DELETIONS_PER_PASS, outcome=Deletion(first=False))
     report = await sweeper_of(store, facts).sweep()
     assert (store.tried, report.deleted, report.more) == (DELETIONS_PER_PASS, 0, True)
+
+
+async def test_a_pass_that_could_delete_nothing_does_not_call_for_another_one_at_once(facts: Facts) -> None:
+    """Credentials without the right to delete: the next pass would try the same again."""
+    store = ManyExpired(due=3 * DELETIONS_PER_PASS, outcome=StorageFailure("forbidden"))
+    reports = [await sweeper_of(store, facts).sweep() for _ in range(2)]
+    assert [(report.deleted, report.errors, report.more) for report in reports] == [
+        (0, DELETIONS_PER_PASS, False),
+        (0, DELETIONS_PER_PASS, False),
+    ]
+
+
+async def test_what_resists_keeps_nobody_from_their_turn_and_gets_another_one_itself(facts: Facts) -> None:
+    store = ManyExpired(due=2 * DELETIONS_PER_PASS, outcome=Deletion(first=True), resisting=DELETIONS_PER_PASS + 5)
+    sweeper = sweeper_of(store, facts)
+    reports = [await sweeper.sweep() for _ in range(3)]
+    assert [(report.deleted, report.errors, report.more) for report in reports] == [
+        (0, DELETIONS_PER_PASS, False),
+        (DELETIONS_PER_PASS - 5, 5, False),
+        (0, DELETIONS_PER_PASS, False),
+    ]
 
 
 @pytest.mark.parametrize("error", [StorageFailure("stuck"), RuntimeError("a defect of ours")])

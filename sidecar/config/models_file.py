@@ -47,7 +47,7 @@ def _shown(given: Any) -> str:
 
 
 MODEL_FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "endpoint": (_text_of(parsers.model_url), "http(s)://HOST[:PORT]/v1/models/NAME"),
+    "endpoint": (_text_of(parsers.model_url), parsers.MODEL_URL_ALLOWED),
     "name": (
         _text_of(lambda text: text if re.fullmatch(r"[A-Za-z0-9._-]{1,63}", text) else int("")),
         "A-Z a-z 0-9 . _ -",

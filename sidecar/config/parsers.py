@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 DURATION_ALLOWED = "seconds, or a number with ms, s, m, h or d, such as 500ms, 90s, 15m, 24h, 7d"
 SIZE_ALLOWED = "bytes, or a number with KiB, MiB, GiB or TiB, such as 64MiB"
+MODEL_URL_ALLOWED = "http(s)://HOST[:PORT]/v1/models/NAME, no part of HOST empty or longer than 63 characters"
 
 _DURATION_UNITS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
@@ -96,6 +97,7 @@ def _plain_url(text: str) -> SplitResult:
     _ = parts.port  # raises ValueError for a port that is none
     if _PLAIN.fullmatch(text) is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError
+    _ = parts.hostname.encode("idna")  # raises ValueError for a host that no name server can be asked for
     return parts
 
 

@@ -52,7 +52,7 @@ VARIABLES: tuple[Variable, ...] = (
         name="KSERVE_ENDPOINT",
         default="http://localhost:8080/v1/models/stable-diffusion",
         parse=parsers.model_url,
-        allowed="http(s)://HOST[:PORT]/v1/models/NAME",
+        allowed=parsers.MODEL_URL_ALLOWED,
         unit="URL",
         meaning="The model's URL as KServe serves it; `:predict` is added.",
     ),

@@ -140,15 +140,20 @@ class Generation:
 
     async def wait(self, seconds: float) -> bool:
         """Wait up to `seconds`; whether the caller's wait is over: every image has come, failed or is overdue."""
-        pending = [predict.task for predict in self.predicts if not predict.task.done()]
-        if pending and not self._overdue():
-            await asyncio.wait(pending, timeout=min(seconds, self._until_overdue()))
-        if all(predict.task.done() for predict in self.predicts):
+        end = self._clock.monotonic() + seconds
+        while pending := [predict.task for predict in self.predicts if not predict.task.done()]:
+            left = min(end - self._clock.monotonic(), self._until_overdue())
+            if left <= 0:
+                break
+            done, _ = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+        if not pending:
             return True
-        if self._overdue():
-            self._give_up("completed" if self.images else "failed", RuntimeTimedOut.reason)
-            return True
-        return False
+        if self._until_overdue() > 0:
+            return False
+        self._give_up("completed" if self.images else "failed", RuntimeTimedOut.reason)
+        return True
 
     def abandon(self) -> None:
         """The caller has left."""
@@ -173,17 +178,14 @@ class Generation:
             if predict.started is None:
                 predict.task.cancel()
 
-    def _overdue(self) -> bool:
-        return self._until_overdue() <= 0
-
     def _until_overdue(self) -> float:
-        """Seconds until the runtime has had RUNTIME_TIMEOUT for an image.
+        """Seconds until the runtime has had RUNTIME_TIMEOUT for every image that has not come.
 
-        A generation still waiting is overdue only when the runtime has fallen silent: all slots are taken and nothing
+        One that still waits in line is overdue only when the runtime has fallen silent: all slots are taken and nothing
         has moved for that long.
         """
         waits = [self._remaining(predict) for predict in self.predicts if not predict.task.done()]
-        return min(waits, default=0.0)
+        return max(waits, default=0.0)
 
     def _remaining(self, predict: Predict) -> float:
         timeout, now = self._lane.settings.timeout, self._clock.monotonic()

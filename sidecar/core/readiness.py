@@ -78,7 +78,7 @@ class RuntimeWatch:
             await self._clock.sleep(PROBE_SECONDS)
 
     async def look(self) -> None:
-        seen = await self._lane.runtime.readiness()
+        seen = await self._asked()
         before = self.check.status
         self.check = self._judge(seen)
         self._lane.ready = self.ready
@@ -87,6 +87,13 @@ class RuntimeWatch:
         elif before in ("ok", "busy"):
             self._lane.runtime.forget()
         self._observer(RuntimeSeen(model=self._lane.settings.name, ready=self.ready, detail=self.check.detail))
+
+    async def _asked(self) -> Readiness:
+        try:
+            return await self._lane.runtime.readiness()
+        except Exception as error:  # whoever looks must go on looking
+            self._observer(Crashed(what=f"the look at the runtime of {self._lane.settings.name}", error=error))
+            return Readiness(ready=False, reached=True, detail=INTERNAL)
 
     def _judge(self, seen: Readiness) -> Check:
         if seen.ready:

@@ -25,6 +25,8 @@ class Sweeper:
         self._interval = interval
         self._clock = clock
         self._observer = observer
+        self._behind = ""
+        """The key of the last image that was tried in a pass that came to its bound."""
 
     async def run(self) -> None:
         """Sweep at once and then at each interval, until cancelled. A pass that fails does not stop the next one."""
@@ -37,9 +39,9 @@ class Sweeper:
         """Delete what has expired and what crashed writers left, and count what remains."""
         started = self._clock.monotonic()
         counts: Counter[str] = Counter()
-        failure = None
+        more, failure = False, None
         try:
-            await self._delete_expired(counts)
+            more = await self._delete_expired(counts)
             await self._tidy(counts)
         except SidecarError as error:
             failure = error.detail
@@ -47,35 +49,43 @@ class Sweeper:
         except Exception as error:
             failure = repr(error)
             counts["errors"] += 1
-        report = replace(
-            SweepReport(more=counts.pop("more", 0) > 0, **counts), seconds=self._clock.monotonic() - started
-        )
+        report = replace(SweepReport(more=more, **counts), seconds=self._clock.monotonic() - started)
         self._observer(Swept(report=report, failure=failure))
         return report
 
-    async def _delete_expired(self, counts: Counter[str]) -> None:
-        """In batches, which cost a bucket no more than a single deletion does."""
-        tried = 0
+    async def _delete_expired(self, counts: Counter[str]) -> bool:
+        """In batches, which cost a bucket no more than a single deletion does; whether there is more to do at once.
+
+        After a pass that came to its bound the next one goes on behind it: what resists keeps nobody from their turn.
+        """
+        behind, self._behind = self._behind, ""
+        tried = gone = 0
         batch: list[ExpiredImage] = []
         async for expired in self._storage.expired(self._clock.now()):
-            if tried >= DELETIONS_PER_PASS:
-                counts["more"] = 1
+            if expired.key <= behind:
+                continue
+            if tried == DELETIONS_PER_PASS:
+                self._behind = batch[-1].key
                 break
+            if len(batch) == _BATCH:
+                gone += await self._delete(batch, counts)
+                batch = []
             tried += 1
             batch.append(expired)
-            if len(batch) == _BATCH:
-                await self._delete(batch, counts)
-                batch = []
-        await self._delete(batch, counts)
+        gone += await self._delete(batch, counts)
+        return bool(self._behind and gone)
 
-    async def _delete(self, batch: Sequence[ExpiredImage], counts: Counter[str]) -> None:
-        """An image that resists stays for the next pass; the others need not wait for it."""
+    async def _delete(self, batch: Sequence[ExpiredImage], counts: Counter[str]) -> int:
+        """How many are gone. An image that resists stays for a later pass; the others need not wait for it."""
+        gone = 0
         for deletion in await self._storage.delete_expired(batch):
             if isinstance(deletion, BaseException):
                 counts["errors"] += 1
             else:
+                gone += 1
                 counts["deleted"] += deletion.first
                 counts["freed_bytes"] += deletion.freed_bytes
+        return gone
 
     async def _tidy(self, counts: Counter[str]) -> None:
         now = self._clock.now()

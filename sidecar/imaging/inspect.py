@@ -7,6 +7,7 @@ proof of a picture, happens where a thumbnail is made.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Generator
@@ -17,17 +18,22 @@ from sidecar.errors import UndecodablePicture, bounded
 
 MAX_SIDE = 16384
 MAX_PIXELS = 64 * 1024 * 1024
+MOST_PARTS = 4096
+"""Chunks that hold next to nothing, or markers before a frame header. Each costs a step; pictures have a few dozen."""
+_TINY_CHUNK = 64
 _DEFLATE_BEST_RATIO = 1032  # RFC 1951 cannot expand further: a header that promises more pixels lies
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_FILL = re.compile(rb"\xff*+")
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 
 
 class _Need(NamedTuple):
-    """What a parser asks for: exactly `size` bytes, or whatever there is of so many."""
+    """What a parser asks for: exactly `size` bytes, or whatever there is of so many; before that, no fill bytes."""
 
     size: int
     exactly: bool = True
+    past_fill: bool = False
 
 
 class _Found(NamedTuple):
@@ -70,6 +76,8 @@ class PictureInspector:
 
     def _step(self, view: memoryview) -> memoryview:
         """Give the parser what it asked for, if it is there; the bytes that remain."""
+        if self._need.past_fill and not self._held:
+            view = view[_filled(view) :]
         if self._need.exactly:
             missing = self._need.size - len(self._held)
             self._held += view[:missing]
@@ -96,6 +104,12 @@ class PictureInspector:
         if self._size < self._found.size_bytes:
             raise UndecodablePicture("a WebP shorter than it says: it is cut off")
         return picture
+
+
+def _filled(view: memoryview) -> int:
+    """How many fill bytes there are at the start."""
+    match = _FILL.match(view)
+    return match.end() if match else 0
 
 
 def _cut_off(head: bytes) -> str:
@@ -136,9 +150,12 @@ def _png(chunk_head: bytes) -> _Parser:
     header = bytes((yield _Need(13)))
     _check((yield _Need(4)), zlib.crc32(header, zlib.crc32(kind)))
     picture, needed = _png_header(header)
-    compressed = 0
+    compressed = tiny = 0
     while kind != b"IEND":
         length, kind = struct.unpack(">I4s", (yield _Need(8)))
+        tiny += length < _TINY_CHUNK
+        if tiny > MOST_PARTS:
+            raise UndecodablePicture(f"a PNG of more than {MOST_PARTS:,} chunks that hold next to nothing")
         checksum = zlib.crc32(kind)
         left = length
         while left:
@@ -167,10 +184,10 @@ def _png_header(body: bytes) -> tuple[Picture, int]:
 
 
 def _jpeg() -> _Parser:
-    while True:
+    for _ in range(MOST_PARTS):
         lead, marker = yield _Need(2)
-        while lead == marker == 0xFF:  # fill bytes
-            (marker,) = yield _Need(1)
+        if lead == marker == 0xFF:
+            (marker,) = yield _Need(1, past_fill=True)
         if lead != 0xFF or marker in {0xD9, 0xDA}:
             raise UndecodablePicture("a JPEG without a frame header")
         if marker in _JPEG_BARE:
@@ -183,6 +200,7 @@ def _jpeg() -> _Parser:
             raise UndecodablePicture("a JPEG without a frame header")
         while left:
             left -= len((yield _Need(left, exactly=False)))
+    raise UndecodablePicture(f"a JPEG with more than {MOST_PARTS:,} markers before its frame header")
 
 
 def _webp(head: bytes) -> _Parser:

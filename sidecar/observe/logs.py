@@ -160,7 +160,7 @@ class EventLog:
         self._log.warning(f"{deed} whose pod had fallen silent", model=event.model)
 
     def _on_storage_operation(self, event: StorageOperation) -> None:
-        if event.outcome not in ("ok", "image_not_found", "job_not_found", "invalid_request"):
+        if event.failed:
             self._log.error(
                 "storage operation failed",
                 operation=event.operation,

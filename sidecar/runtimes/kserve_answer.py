@@ -23,6 +23,9 @@ LONG_TEXT = 4096
 """Characters of base64 from which a text is decoded as it comes. A shorter one is decoded at the end."""
 
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*+")
+_BASE64_AND_PADDING = re.compile(rb"[A-Za-z0-9+/=]*+")
+_SHORT_TEXTS = re.compile(rb'[^"]*+(?:"[^"\\]{0,%d}+(?:\\.[^"\\]*+)*+"[^"]*+)*+' % (LONG_TEXT - 1), re.DOTALL)
+"""Texts that do not begin with LONG_TEXT characters of base64, and what is between them: one step for them all."""
 _TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _VALID_TEXT = re.compile(rb'[^"\\]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\]*+)*+')
 _PADDING = ord("=")
@@ -76,12 +79,13 @@ class AnswerReader:
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def _structure(self, data: bytes, position: int) -> int:
-        """Everything outside of texts."""
-        quote = data.find(b'"', position)
-        end = len(data) if quote < 0 else quote + 1
-        self._kept += data[position:end]
-        if quote >= 0:
+        """Everything outside of texts, and whole short ones."""
+        match = _SHORT_TEXTS.match(data, position)
+        end = match.end() if match else position
+        if end < len(data):
+            end += 1
             self._step = self._start_of_text
+        self._kept += data[position:end]
         return end
 
     def _start_of_text(self, data: bytes, position: int) -> int:
@@ -127,7 +131,10 @@ class AnswerReader:
 
 
 class _Base64:
-    """Decodes in whole groups of four. Raises ValueError, also for padding that is not at the very end."""
+    """Decodes in whole groups of four. Raises ValueError, also for padding that is not at the very end.
+
+    It raises as soon as it sees what is no base64: of earlier pieces nothing but base64 has been let go.
+    """
 
     def __init__(self) -> None:
         self._carry = b""
@@ -136,21 +143,26 @@ class _Base64:
         """The bytes so far; all views are of a text held elsewhere, because copies are what decoding costs most."""
         if self._carry:
             missing = 4 - len(self._carry)
-            self._carry += text[:missing]
+            self._keep(self._carry + text[:missing])
             text = text[missing:]
             if text or last:
                 yield self._group(last=last and not text)
         if not text:
             return
         rest = 0 if last else (len(text) - 1) % 4 + 1  # the group with the padding stays for the end
-        if rest == len(text):
-            self._carry = bytes(text)
-            return
-        self._carry = bytes(text[len(text) - rest :])
+        self._keep(bytes(text[len(text) - rest :]))
         text = text[: len(text) - rest]
+        if not text:
+            return
         if not last and text[-1] == _PADDING:
             raise ValueError("padding before the end")
         yield pybase64.b64decode(text, validate=True)
+
+    def _keep(self, carry: bytes) -> None:
+        """For the next piece, when this one is gone."""
+        if _BASE64_AND_PADDING.fullmatch(carry) is None:
+            raise ValueError("no base64")
+        self._carry = carry
 
     def _group(self, *, last: bool) -> bytes:
         group, self._carry = self._carry, b""

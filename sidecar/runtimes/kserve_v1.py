@@ -106,23 +106,13 @@ class KServeV1Runtime:
     async def readiness(self) -> Readiness:
         try:
             async with asyncio.timeout(_PROBE_SECONDS), self._request("GET", self._model.endpoint) as response:
-                document = json.loads(await _read_start(response) or b"null")
+                return _readiness_of(response.status, await _read_start(response))
         except TimeoutError:
             return Readiness(ready=False, reached=False, detail="does not answer")
         except RuntimeFailure as error:  # the token cannot be read
             return Readiness(ready=False, reached=False, detail=error.message)
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: of a host that cannot be one
             return Readiness(ready=False, reached=True, detail=f"cannot be reached ({type(error).__name__})")
-        except (ValueError, RecursionError):
-            return Readiness(ready=False, reached=True, detail=f"answers HTTP {response.status} without JSON")
-        if (
-            response.status == 200
-            and isinstance(document, dict)
-            and document.get("ready", True) in (True, "True", "true")
-        ):
-            return Readiness(ready=True, reached=True, detail="")
-        detail = "says that the model is not ready" if response.status == 200 else f"answers HTTP {response.status}"
-        return Readiness(ready=False, reached=True, detail=detail)
 
     async def metrics(self) -> tuple[bytes, str]:
         parts = urlsplit(self._model.endpoint)
@@ -222,14 +212,17 @@ class KServeV1Runtime:
             raise _UnexpectedKeyword(key, failure)
         if isinstance(failure, RuntimeNotReady):
             self.forget()  # it may have restarted
-        if response.status == 503 and ready:  # a gateway may say so after the work has begun
+        if ready:  # a gateway may say so after the work has begun
             raise failure from _MayHaveStarted()
         raise failure
 
     async def _says_ready(self) -> bool | None:
-        """What the model's own URL says; None when the runtime does not know the model."""
+        """What the model's own URL says; None when the runtime does not know the model.
+
+        Silence counts as ready: a runtime at work answers no probe.
+        """
         seen = await self.readiness()
-        if seen.ready:
+        if seen.ready or not seen.reached:
             return True
         return None if seen.detail.startswith("answers HTTP 404") else False
 
@@ -256,6 +249,19 @@ class KServeV1Runtime:
         error = state.outcome.exception() if state.outcome else None
         reason = error.reason if isinstance(error, RuntimeFailure) else "unknown"
         self._observer(PredictRetried(model=self._model.name, reason=reason, wait=state.upcoming_sleep))
+
+
+def _readiness_of(status: int, body: bytes) -> Readiness:
+    """What the answer of a model's own URL says."""
+    try:
+        document = json.loads(body or b"null")
+    except (ValueError, RecursionError):
+        return Readiness(ready=False, reached=True, detail=f"answers HTTP {status} without JSON")
+    if status != 200:
+        return Readiness(ready=False, reached=True, detail=f"answers HTTP {status}")
+    if isinstance(document, dict) and document.get("ready", True) in (True, "True", "true"):
+        return Readiness(ready=True, reached=True, detail="")
+    return Readiness(ready=False, reached=True, detail="says that the model is not ready")
 
 
 class _UnexpectedKeyword(Exception):

@@ -10,21 +10,21 @@ import asyncio
 import errno
 import os
 import secrets
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sidecar.errors import SidecarError, StorageFailure, StorageFull
-from sidecar.events import StorageOperation
+from sidecar.errors import StorageFailure, StorageFull
 from sidecar.ports import Observer
 from sidecar.storages import disk
+from sidecar.storages.stated import stated
 
 _T = TypeVar("_T")
 
 _DEADLINE_SECONDS = 30.0
 _THREADS = 8
+_TRIES = 3
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -46,28 +46,18 @@ class Directory:
 
     async def run(self, operation: str, work: Callable[..., _T], *arguments: Any) -> _T:
         """Run `work` on a thread of the store, timed, bounded, its OSErrors translated."""
-        started = time.perf_counter()
-        outcome, detail = "ok", None
-        try:
-            async with asyncio.timeout(_DEADLINE_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
-        except TimeoutError as error:
-            outcome = "timed_out"
-            raise StorageFailure("The image store does not answer at the moment.", retry_after=30) from error
-        except OSError as error:
-            failure = failure_of(error)
-            outcome, detail = failure.reason, failure.detail
-            raise failure from error
-        except SidecarError as error:
-            outcome, detail = error.reason, error.detail
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            self._observer(
-                StorageOperation(
-                    backend=self.backend, operation=operation, outcome=outcome, seconds=seconds, detail=detail
-                )
-            )
+        with stated(self._observer, self.backend, operation):
+            try:
+                async with asyncio.timeout(_DEADLINE_SECONDS):
+                    return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
+            except TimeoutError as error:
+                raise StorageFailure(
+                    "The image store does not answer at the moment.",
+                    retry_after=30,
+                    detail="The directory of the image store does not answer.",
+                ) from error
+            except OSError as error:
+                raise failure_of(error) from error
 
     def write(self, final: Path, data: bytes) -> None:
         """Write a small file so that it is either whole or absent, also after a power cut."""
@@ -120,19 +110,31 @@ class Directory:
         self.in_directory(final, source.rename)
 
     def in_directory(self, path: Path, action: Callable[[Path], object]) -> None:
-        """Do something to `path`, making its shard first if need be; another pod may be removing empty shards."""
-        for _ in range(3):
+        """Do something to `path`, making its shard first if need be; another pod may be removing empty shards.
+
+        A new shard is made durable, since a power cut that takes it away takes along what is in it.
+        """
+        made: list[Path] = []
+        for _ in range(_TRIES):
             try:
                 action(path)
-                return
+                break
             except FileNotFoundError:
-                self._make_shard(path.parent)
-        action(path)
+                made += self._make_shard(path.parent)
+        else:
+            action(path)
+        for directory in dict.fromkeys(made):
+            disk.sync(directory.parent)
 
-    def _make_shard(self, shard: Path) -> None:
-        """Make a directory below the root; never the root itself, whose absence means that the volume is gone."""
+    def _make_shard(self, shard: Path) -> list[Path]:
+        """Make a directory below the root; never the root itself, whose absence means that the volume is gone.
+
+        What was not there before.
+        """
         self.require_volume()
+        new = [path for path in (shard, *shard.parents) if self.root in path.parents and not path.exists()]
         shard.mkdir(parents=True, exist_ok=True)
+        return new
 
     def require_volume(self) -> None:
         """Raise OSError where the directory is gone: a missing volume is neither an empty store nor one to write to."""

@@ -116,7 +116,8 @@ class FileStorage:
     def _commit(self, staged: LocalFile, image: GeneratedImage, record: ImageRecord) -> StoredImage:
         image_id = record.image_id
         final = self._path(record)
-        placed = [final]
+        record_path = self._root / keys.record_key(image_id)
+        placed = [record_path, final]
         try:
             staged.finish()
             self._directory.place(image.path, final)
@@ -125,10 +126,10 @@ class FileStorage:
                 placed.append(self._root / keys.expiry_key(record.expires, image_id))
                 self._directory.in_directory(placed[-1], Path.touch)
             disk.sync(final.parent)
-            self._directory.write(self._root / keys.record_key(image_id), encode_record(record))
+            self._directory.write(record_path, encode_record(record))
         except BaseException:
-            for path in placed:
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the record first: while it resists, what it speaks of stays
+                for path in placed:
                     path.unlink(missing_ok=True)
             raise
         return StoredImage(record=record, path=final)
@@ -165,15 +166,18 @@ class FileStorage:
         return stored
 
     def _read(self, image_id: ImageId) -> StoredImage:
-        try:
-            record = decode_record((self._root / keys.record_key(image_id)).read_bytes())
-        except (FileNotFoundError, ValueError):
-            self._directory.require_volume()
-            raise ImageNotFound from None
+        record = self._read_record(image_id)
         path = self._path(record)
         if not path.exists():
             raise ImageNotFound
         return StoredImage(record=record, path=path)
+
+    def _read_record(self, image_id: ImageId) -> ImageRecord:
+        try:
+            return decode_record((self._root / keys.record_key(image_id)).read_bytes())
+        except (FileNotFoundError, ValueError):
+            self._directory.require_volume()
+            raise ImageNotFound from None
 
     def _path(self, record: ImageRecord) -> Path:
         return self._root / keys.image_key(record.image_id, record.picture.media_type)
@@ -279,7 +283,7 @@ class FileStorage:
 
     def _delete(self, image_id: ImageId) -> Deletion:
         try:
-            expires = self._read(image_id).record.expires
+            expires = self._read_record(image_id).expires
         except ImageNotFound:
             return Deletion(first=False)
         return self._remove(image_id, keys.expiry_key(expires, image_id) if expires else None)

@@ -11,9 +11,8 @@ import base64
 import contextlib
 import hashlib
 import secrets
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,14 +25,14 @@ from botocore.handlers import add_expect_header
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
 from sidecar.config import S3Settings
-from sidecar.errors import SidecarError, StorageFailure
-from sidecar.events import StorageOperation
+from sidecar.errors import StorageFailure
 from sidecar.ports import Clock, Observer
 from sidecar.storages.directory import failure_of as disk_failure_of
 from sidecar.storages.s3_circuit import Circuit
 from sidecar.storages.s3_errors import ABSENT, TROUBLES, NotS3, Unreached, code_of, failure_of
 from sidecar.storages.s3_links import Signer
 from sidecar.storages.s3_signing import choose_signer
+from sidecar.storages.stated import stated
 
 _T = TypeVar("_T")
 
@@ -280,20 +279,8 @@ class Bucket:
             async with self._place(self._places):
                 return await self._admitted(call, deadline or self._deadline)
 
-    @contextmanager
-    def _noted(self, operation: str) -> Iterator[None]:
-        started = time.perf_counter()
-        outcome, detail = "ok", None
-        try:
-            yield
-        except SidecarError as error:
-            outcome, detail = error.reason, error.detail
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            self._observer(
-                StorageOperation(backend=BACKEND, operation=operation, outcome=outcome, seconds=seconds, detail=detail)
-            )
+    def _noted(self, operation: str) -> AbstractContextManager[None]:
+        return stated(self._observer, BACKEND, operation)
 
     @asynccontextmanager
     async def _place(self, places: asyncio.Semaphore) -> AsyncIterator[None]:

@@ -7,9 +7,9 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -111,9 +111,7 @@ class LocalFile:
 
     def finish(self) -> None:
         """Write what is left, make the file durable and close it; once more is no harm. Blocks; raises OSError."""
-        with self._lock:
-            if self._discarded:
-                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+        with self._undiscarded():
             if not self._finished:
                 self._write_pending()
                 os.fsync(self._file.fileno())
@@ -127,10 +125,22 @@ class LocalFile:
                 self.path = self.path.rename(self.path.with_suffix(ASIDE))
 
     def discard(self) -> None:
-        """Never in the middle of finishing: a file cut short must not pass for a whole one. Blocks; raises OSError."""
+        """Never in the middle of other work: a file cut short must not pass for a whole one. Blocks; raises OSError."""
         with self._lock:
             self._discarded = True
             _close_and_unlink(self._file, self.path)
+
+    @contextmanager
+    def _undiscarded(self) -> Iterator[None]:
+        """Keep `discard` away meanwhile, or raise OSError where it has been: a writer may be cancelled at any time."""
+        with self._lock:
+            if self._discarded:
+                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            yield
+
+    def _alone(self, work: Callable[[], None]) -> None:
+        with self._undiscarded():
+            work()
 
     def _write_pending(self) -> None:
         views = [memoryview(data) for data in self._pending]
@@ -149,7 +159,7 @@ class LocalFile:
 
     async def _on_a_thread(self, work: Callable[[], None]) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._alone, work)
         except OSError as error:
             raise failure_of(error) from error
 
