@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class Odd:
         self.conflicts = 0
         self.deletions: list[str] = []
         self.on_get: dict[str, Callable[[], object]] = {}
+        self.on_delete: dict[str, Callable[[], Awaitable[object]]] = {}  # awaited before the next one of this key
         self.on_kept: Callable[[str], object] = lambda key: None
         self.giving = asyncio.Event()  # of images, to those who GET them
         self.giving.set()
@@ -75,6 +76,8 @@ class Odd:
         if request.method == "PUT":
             return await self._put(request, key, body)
         if request.method in ("DELETE", "POST"):
+            if key in self.on_delete:
+                await self.on_delete.pop(key)()
             if any(part in key for part in self.undeletable):
                 return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
             for gone in [key, *re.findall(r"<Key>([^<]+)</Key>", body.decode())]:
