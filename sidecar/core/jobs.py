@@ -20,7 +20,7 @@ from sidecar.config import JobSettings
 from sidecar.core.job import Job, JobView, look_at_failure
 from sidecar.core.job_takeover import JobTakeover
 from sidecar.core.job_views import JobViews
-from sidecar.core.job_watch import JobWatch
+from sidecar.core.job_watch import JobWatches
 from sidecar.core.key_locks import KeyLocks
 from sidecar.core.service import ImageService
 from sidecar.domain import (
@@ -68,7 +68,7 @@ class JobService:
         self._jobs: dict[JobId, Job] = {}
         self._unacknowledged: dict[JobId, Job] = {}
         self._keys = KeyLocks()
-        self._watches: dict[JobId, JobWatch] = {}
+        self._watches = JobWatches(store, clock)
         self._leaving = False
         self._views = JobViews(images, clock)
         self.takeover = JobTakeover(
@@ -359,12 +359,8 @@ class JobService:
             return job.view if job.result is not None or job.released else await self.view(job_id, owner)
         if self._leaving:  # nobody is kept waiting by a process that is about to end
             return replace(await self.view(job_id, owner), handed_over=True)
-        watch = self._watches.get(job_id)
-        if watch is None:
-            watch = JobWatch(self._store, job_id, lambda: self._watches.pop(job_id, None))
-            self._watches[job_id] = watch
         try:
-            stored = self._views.checked(await watch.wait(seconds), owner)
+            stored = self._views.checked(await self._watches.wait(job_id, seconds), owner)
         except JobNotFound:
             return await self._views.of_images(job_id, owner)
         return await self._views.of_stored(stored)
