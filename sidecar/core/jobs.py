@@ -26,6 +26,7 @@ from sidecar.core.service import ImageService
 from sidecar.domain import (
     ANONYMOUS,
     GenerationRequest,
+    ImageId,
     JobId,
     JobRecord,
     JobResult,
@@ -43,6 +44,7 @@ from sidecar.events import Crashed, JobTakenOver
 from sidecar.ports import Clock, JobStore, Observer
 
 _LONG = 3600.0
+_KEY_TRIES = 5  # where a key is lost to somebody who gives it up again
 _RECORDING_SECONDS = 5.0  # beyond RESPONSE_BUDGET, for a store that is slow to take a record
 
 
@@ -103,7 +105,7 @@ class JobService:
             job_id=job_id,
             owner=owner,
             requests=tuple(requests),
-            image_ids=tuple(job_id.image(number) for number in range(1, len(requests) + 1)),
+            image_ids=_image_ids(job_id, len(requests)),
             created=now,
             expires=now + timedelta(seconds=self._settings.ttl),
             holder=self._instance,
@@ -117,19 +119,29 @@ class JobService:
             return await self._take_once(record, record.key_digest)
 
     async def _take_once(self, record: JobRecord, key_digest: str) -> JobId:
-        holder = await self._store.key_holder(key_digest)
-        if holder is not None:
-            with contextlib.suppress(JobNotFound):  # its time is over, or its pod could not take it
-                return await self._same(holder, record.arguments_digest)
+        for _ in range(_KEY_TRIES):
+            holder = await self._store.key_holder(key_digest)
+            if holder is not None:
+                with contextlib.suppress(JobNotFound):  # its time is over, or its pod could not take it
+                    return await self._same(holder, record.arguments_digest)
+            if await self._takes(record):
+                return record.job_id
+            record = _with_another_id(record)
+        raise StorageFailure(
+            "The image store has not decided between several calls with this idempotency key. Repeat the call with the "
+            "same key.",
+            retry_after=1,
+        )
+
+    async def _takes(self, record: JobRecord) -> bool:
+        """Take a job with a key on; whether it has won the key. Raises what `submit` raises."""
         job = self._take(record)
         try:
             await self._keep(job)
         except StorageFailure:
             job.leave()  # its caller is told so, and does not come back for this one
             raise
-        if job.lost:
-            return await self._same(await self._store.win_key(record), record.arguments_digest)
-        return record.job_id
+        return not job.lost
 
     async def _same(self, job_id: JobId, arguments_digest: str) -> JobId:
         local = self._jobs.get(job_id)
@@ -429,6 +441,16 @@ class JobService:
                 self._lose(job)
         if claimed:
             self._observer(JobTakenOver(model=job.model, adopted=True))
+
+
+def _image_ids(job_id: JobId, count: int) -> tuple[ImageId, ...]:
+    return tuple(job_id.image(number) for number in range(1, count + 1))
+
+
+def _with_another_id(record: JobRecord) -> JobRecord:
+    """The job before it, which has been withdrawn, may still be on its way out."""
+    job_id = JobId.new(record.created, record.owner)
+    return replace(record, job_id=job_id, image_ids=_image_ids(job_id, len(record.requests)))
 
 
 def _not_kept(error: Exception) -> StorageFailure:
