@@ -6,12 +6,14 @@ of pods differ.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from sidecar.core.job import Job
 from sidecar.core.service import ImageService
 from sidecar.domain import ImageId, JobId, JobRecord, JobResult, Lease, MissingImage, StoredImage, StoredJob
-from sidecar.errors import ImageNotFound, Interrupted, SidecarError
+from sidecar.errors import ImageNotFound, Interrupted, SidecarError, StorageFailure
 from sidecar.events import Crashed, JobTakenOver
 from sidecar.ports import Clock, JobStore, Observer
 
@@ -30,24 +32,28 @@ class _Sighting:
 
 
 class JobTakeover:
-    """Looks at what others hold. `adopt` puts a job in line here and claims it; None where there is no place for it."""
+    """Looks at what others hold. `start` puts a job in line here, `lose` takes it out again where it is not ours."""
 
     def __init__(
         self,
         images: ImageService,
         store: JobStore,
         *,
+        instance: str,
         interval: float,
         holds: Callable[[JobId], bool],
-        adopt: Callable[[StoredJob], Awaitable[None] | None],
+        start: Callable[[JobRecord, Lease], Job],
+        lose: Callable[[Job], None],
         clock: Clock,
         observer: Observer,
     ) -> None:
         self._images = images
         self._store = store
+        self._instance = instance
         self._interval = interval
         self._holds = holds
-        self._adopt = adopt
+        self._start = start
+        self._lose = lose
         self._clock = clock
         self._observer = observer
         self._seen: dict[JobId, _Sighting] = {}
@@ -86,6 +92,32 @@ class JobTakeover:
                 await self._give_up(stored, _NO_MODEL)
         elif (claiming := self._adopt(stored)) is not None:
             await claiming
+
+    def _adopt(self, stored: StoredJob) -> asyncio.Task[None] | None:
+        """In line here first, so that a full queue leaves the job to a pod with room; then the claim decides.
+
+        Not before the runtime is ready: after a restart of the whole pod it may load its model for minutes.
+        """
+        record = stored.record
+        lane = self._images.lane(record.requests[0].model)
+        if self._images.draining or not (lane.ready and lane.queue.has_room):
+            return None
+        lease = Lease(job_id=record.job_id, attempt=stored.lease.attempt + 1, holder=self._instance)
+        try:
+            job = self._start(record, lease)
+        except StorageFailure:
+            return None
+        return job.record_by(self._claim(job))
+
+    async def _claim(self, job: Job) -> None:
+        claimed = False
+        try:
+            claimed = await self._store.claim(job.lease)
+        finally:
+            if not claimed:
+                self._lose(job)
+        if claimed:
+            self._observer(JobTakenOver(model=job.model, adopted=True))
 
     async def _has_ended(self, record: JobRecord) -> bool:
         """Whether its record came to the store only after its end, told as a failure of the store's."""

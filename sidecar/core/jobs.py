@@ -2,9 +2,9 @@
 
 A job is recorded in the store before anybody is given its id while it is under way. Most never are: their callers wait
 for the images, and what came whole is found by its images alone (job_views). Whoever takes a recorded job holds its
-lease and shows that it lives; job_takeover looks after the jobs of those that do not. `JobStore.begin` happens once for
-each of them, so none is asked of a runtime twice, and `acknowledge` counts once and for the newest attempt only, so a
-pod that comes back late changes nothing.
+lease and shows that it lives (job_upkeep); job_takeover looks after the jobs of those that do not. `JobStore.begin`
+happens once for each of them, so none is asked of a runtime twice, and `acknowledge` counts once and for the newest
+attempt only, so a pod that comes back late changes nothing.
 """
 
 from __future__ import annotations
@@ -17,34 +17,31 @@ from dataclasses import replace
 from datetime import timedelta
 
 from sidecar.config import JobSettings
-from sidecar.core.job import Job, JobView, look_at_failure
+from sidecar.core.job import Job, JobView, cancellation, look_at_failure
+from sidecar.core.job_keys import JobKeys
 from sidecar.core.job_takeover import JobTakeover
+from sidecar.core.job_upkeep import JobUpkeep
 from sidecar.core.job_views import JobViews
 from sidecar.core.job_watch import JobWatches
-from sidecar.core.key_locks import KeyLocks
 from sidecar.core.service import ImageService
 from sidecar.domain import (
     ANONYMOUS,
     GenerationRequest,
-    ImageId,
     JobId,
     JobRecord,
-    JobResult,
     Lease,
     StoredJob,
 )
 from sidecar.errors import (
     JobNotFound,
-    KeyConflict,
     SidecarError,
     StorageFailure,
     TakenElsewhere,
 )
-from sidecar.events import Crashed, JobTakenOver
+from sidecar.events import Crashed
 from sidecar.ports import Clock, JobStore, Observer
 
 _LONG = 3600.0
-_KEY_TRIES = 5  # where a key is lost to somebody who gives it up again
 _RECORDING_SECONDS = 5.0  # beyond RESPONSE_BUDGET, for a store that is slow to take a record
 
 
@@ -68,20 +65,35 @@ class JobService:
         self._clock = clock
         self._observer = observer
         self._jobs: dict[JobId, Job] = {}
-        self._unacknowledged: dict[JobId, Job] = {}
-        self._keys = KeyLocks()
+        self._keys = JobKeys(store, self._jobs, take=self._take, keep=self._keep, clock=clock)
         self._watches = JobWatches(store, clock)
         self._leaving = False
         self._views = JobViews(images, clock)
         self.takeover = JobTakeover(
             images,
             store,
+            instance=instance,
             interval=settings.lease_interval,
-            holds=lambda job_id: job_id in self._jobs or job_id in self._unacknowledged,
-            adopt=self._adopt,
+            holds=lambda job_id: job_id in self._jobs or job_id in self.upkeep.unacknowledged,
+            start=self._adopt,
+            lose=self._lose,
             clock=clock,
             observer=observer,
         )
+        self.upkeep = JobUpkeep(
+            store,
+            self._jobs,
+            self.takeover,
+            interval=settings.lease_interval,
+            record=self._record,
+            lose=self._lose,
+            clock=clock,
+            observer=observer,
+        )
+
+    async def run(self) -> None:
+        """Show that this process lives, and look after the jobs of those that do not, until cancelled."""
+        await self.upkeep.run()
 
     # --- asking for images --------------------------------------------------------------------------------------------
 
@@ -105,7 +117,7 @@ class JobService:
             job_id=job_id,
             owner=owner,
             requests=tuple(requests),
-            image_ids=_image_ids(job_id, len(requests)),
+            image_ids=job_id.images(len(requests)),
             created=now,
             expires=now + timedelta(seconds=self._settings.ttl),
             holder=self._instance,
@@ -115,48 +127,13 @@ class JobService:
         )
         if record.key_digest is None:
             return self._take(record).job_id
-        async with self._keys.alone(record.key_digest):
-            return await self._take_once(record, record.key_digest)
-
-    async def _take_once(self, record: JobRecord, key_digest: str) -> JobId:
-        for _ in range(_KEY_TRIES):
-            holder = await self._store.key_holder(key_digest)
-            if holder is not None:
-                with contextlib.suppress(JobNotFound):  # its time is over, or its pod could not take it
-                    return await self._same(holder, record.arguments_digest)
-            if await self._takes(record):
-                return record.job_id
-            record = _with_another_id(record)
-        raise StorageFailure(
-            "The image store has not decided between several calls with this idempotency key. Repeat the call with the "
-            "same key.",
-            retry_after=1,
-        )
-
-    async def _takes(self, record: JobRecord) -> bool:
-        """Take a job with a key on; whether it has won the key. Raises what `submit` raises."""
-        job = self._take(record)
-        try:
-            await self._keep(job)
-        except StorageFailure:
-            job.leave()  # its caller is told so, and does not come back for this one
-            raise
-        return not job.lost
-
-    async def _same(self, job_id: JobId, arguments_digest: str) -> JobId:
-        local = self._jobs.get(job_id)
-        record = local.record if local else (await self._store.read(job_id)).record
-        if record.expires <= self._clock.now():
-            raise JobNotFound
-        if record.arguments_digest != arguments_digest:
-            raise KeyConflict(
-                "idempotency_key: it was used before with other arguments; use a new key for another picture, or the "
-                "same arguments to get the same one."
-            )
-        return job_id
+        return await self._keys.job_of(record, record.key_digest)
 
     def _take(self, record: JobRecord) -> Job:
         return self._start(record, Lease(job_id=record.job_id, attempt=1, holder=self._instance))
+
+    def _adopt(self, record: JobRecord, lease: Lease) -> Job:
+        return self._start(record, lease, adopted=True)
 
     def _start(self, record: JobRecord, lease: Lease, *, adopted: bool = False) -> Job:
         """Put a job in line here. Its admission refers to the job, which exists before any of its tasks runs."""
@@ -218,7 +195,7 @@ class JobService:
         try:
             while not await job.generation.wait(_LONG):
                 pass
-            result = self._result(job)  # at once: what was given up says why only until it is gone
+            result = job.outcome(self._clock.now())  # at once: what was given up says why only until it is gone
             while job.recorded is not None and not job.recorded.done():
                 await asyncio.wait({job.recorded})
             if not (job.lost or job.released):
@@ -226,36 +203,11 @@ class JobService:
                 if job.needs_a_record:
                     await self._store.acknowledge(job.record, job.result)
         except StorageFailure:
-            self._unacknowledged[job.job_id] = job  # told to who waits here, and tried again at each interval
+            self.upkeep.acknowledge_later(job)  # told to who waits here
         except Exception as error:
             self._observer(Crashed(what="job", error=error))
         finally:
             self._jobs.pop(job.job_id, None)
-
-    def _result(self, job: Job) -> JobResult:
-        generation = job.generation
-        if job.cancelled and not generation.images:
-            return self._cancelled(job.lease)
-        missing = generation.missing
-        first = missing[0] if missing else None
-        return JobResult(
-            job_id=job.job_id,
-            attempt=job.lease.attempt,
-            status="completed" if generation.images else "failed",
-            finished=self._clock.now(),
-            missing=missing,
-            reason=first.reason if first else None,
-            message=first.message if first else None,
-        )
-
-    def _cancelled(self, lease: Lease) -> JobResult:
-        return JobResult(
-            job_id=lease.job_id,
-            attempt=lease.attempt,
-            status="cancelled",
-            finished=self._clock.now(),
-            message="The generation was cancelled before the runtime had begun.",
-        )
 
     def leave(self, job_id: JobId) -> None:
         """Its caller has gone without an answer. What nobody can come back for is dropped where it still waits."""
@@ -281,7 +233,7 @@ class JobService:
             return
         if not await self._store.begin(stored.lease):
             return
-        await self._store.acknowledge(stored.record, self._cancelled(stored.lease))
+        await self._store.acknowledge(stored.record, cancellation(stored.lease, self._clock.now()))
         if job is not None:
             job.cancelled = True
             job.generation.abandon()
@@ -311,7 +263,7 @@ class JobService:
 
     def _own(self, job_id: JobId, owner: str) -> Job | None:
         """A job that is worked on here. Raises JobNotFound where it is somebody else's."""
-        job = self._jobs.get(job_id) or self._unacknowledged.get(job_id)
+        job = self._jobs.get(job_id) or self.upkeep.unacknowledged.get(job_id)
         if job is not None and job.record.owner != owner:
             raise JobNotFound
         return job
@@ -376,81 +328,6 @@ class JobService:
         except JobNotFound:
             return await self._views.of_images(job_id, owner)
         return await self._views.of_stored(stored)
-
-    # --- at each interval ---------------------------------------------------------------------------------------------
-
-    async def run(self) -> None:
-        """Show that this process lives, and look after the jobs of those that do not, until cancelled."""
-        while True:
-            for step in (self._acknowledge_again, self._renew, self.takeover.look):
-                try:
-                    await step()
-                except StorageFailure:
-                    pass  # counted by the store; the next interval tries again
-                except Exception as error:
-                    self._observer(Crashed(what=step.__name__, error=error))
-            await self._clock.sleep(self._settings.lease_interval)
-
-    async def _acknowledge_again(self) -> None:
-        for job_id, job in list(self._unacknowledged.items()):
-            if job.result is not None:
-                await self._store.acknowledge(job.record, job.result)
-            del self._unacknowledged[job_id]
-
-    async def _renew(self) -> None:
-        """A lease that is no longer ours tells that another pod has ended the job or taken it over.
-
-        What could not be recorded when its id was given out is recorded now.
-        """
-        jobs = [job for job in self._jobs.values() if job.is_recorded and job.result is None and not job.released]
-        renewed = await asyncio.gather(*(self._renew_one(job) for job in jobs), return_exceptions=True)
-        for job, ours in zip(jobs, renewed, strict=True):
-            if ours is False and job.result is None and job.job_id in self._jobs:
-                self._lose(job)
-
-    async def _renew_one(self, job: Job) -> bool:
-        if job.unrecorded:
-            if job.record.begun:
-                job.record_by(self._record(job))
-            return True
-        job.lease = replace(job.lease, beat=job.lease.beat + 1)
-        return await self._store.renew(job.lease)
-
-    def _adopt(self, stored: StoredJob) -> asyncio.Task[None] | None:
-        """In line here first, so that a full queue leaves the job to a pod with room; then the claim decides.
-
-        Not before the runtime is ready: after a restart of the whole pod it may load its model for minutes.
-        """
-        record = stored.record
-        lane = self._images.lane(record.requests[0].model)
-        if self._images.draining or not (lane.ready and lane.queue.has_room):
-            return None
-        lease = Lease(job_id=record.job_id, attempt=stored.lease.attempt + 1, holder=self._instance)
-        try:
-            job = self._start(record, lease, adopted=True)
-        except StorageFailure:
-            return None
-        return job.record_by(self._claim(job))
-
-    async def _claim(self, job: Job) -> None:
-        claimed = False
-        try:
-            claimed = await self._store.claim(job.lease)
-        finally:
-            if not claimed:
-                self._lose(job)
-        if claimed:
-            self._observer(JobTakenOver(model=job.model, adopted=True))
-
-
-def _image_ids(job_id: JobId, count: int) -> tuple[ImageId, ...]:
-    return tuple(job_id.image(number) for number in range(1, count + 1))
-
-
-def _with_another_id(record: JobRecord) -> JobRecord:
-    """The job before it, which has been withdrawn, may still be on its way out."""
-    job_id = JobId.new(record.created, record.owner)
-    return replace(record, job_id=job_id, image_ids=_image_ids(job_id, len(record.requests)))
 
 
 def _not_kept(error: Exception) -> StorageFailure:
