@@ -73,7 +73,6 @@ class JobService:
             images,
             store,
             instance=instance,
-            interval=settings.lease_interval,
             holds=lambda job_id: job_id in self._jobs or job_id in self.upkeep.unacknowledged,
             start=self._adopt,
             lose=self._lose,
