@@ -95,6 +95,11 @@ class Job:
         incomplete = self.result is not None and bool(self.result.missing)
         return self.told or (incomplete and not self.left) or any(stored.held for stored in self.generation.images)
 
+    @property
+    def nobody_asks(self) -> bool:
+        """Whether its caller went without its id and no record of it was written: then its end need not be told."""
+        return self.left and (self.recorded is None or self.unrecorded)
+
     def record_by(self, recording: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self.recorded = asyncio.create_task(recording)
         self.recorded.add_done_callback(look_at_failure)

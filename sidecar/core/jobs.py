@@ -202,7 +202,8 @@ class JobService:
                 if job.needs_a_record:
                     await self._store.acknowledge(job.record, job.result)
         except StorageFailure:
-            self.upkeep.acknowledge_later(job)  # told to who waits here
+            if not job.nobody_asks:
+                self.upkeep.acknowledge_later(job)  # told to who waits here
         except Exception as error:
             self._observer(Crashed(what="job", error=error))
         finally:
