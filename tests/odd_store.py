@@ -66,10 +66,13 @@ class Odd:
         self.going_on.set()
         self.stalled = {""}  # parts of the keys whose PUTs wait for it
         self.asked = asyncio.Event()
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body, key = await request.read(), request.path.removeprefix("/pictures/")
+        await self.answering.wait()
         if "list-type" in request.query:
             return self._list(request.query["prefix"])
         if self.is_a_web_page and request.method != "PUT":

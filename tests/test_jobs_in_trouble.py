@@ -264,6 +264,23 @@ async def test_what_gets_its_handle_while_the_server_leaves_is_left_to_the_next_
     never.set()
 
 
+async def test_who_leaves_in_a_hurry_waits_for_no_store(
+    odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    settings = {"RESPONSE_BUDGET": "0.2s", "JOB_LEASE_INTERVAL": "1h", "SPOOL_PATH": str(tmp_path / "spool")}
+    sidecar = await start_sidecar(**at(odd), **settings)
+    never = asyncio.Event()
+    kserve.script.append(succeed_when(never))
+    await start(sidecar, "running")
+    await start(sidecar, "waiting")
+    odd.going_on.clear()
+    async with asyncio.timeout(10):  # less than any call of the store may take
+        await sidecar.app[app_keys.JOBS].drain(0.0, store_seconds=0.1)
+    assert not sidecar.service.busy
+    odd.going_on.set()
+    never.set()
+
+
 # --- what the images alone would not tell -----------------------------------------------------------------------------
 
 

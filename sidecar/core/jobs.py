@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 from sidecar.config import JobSettings
 from sidecar.core.job import Job, JobView, cancellation, look_at_failure
@@ -74,7 +75,7 @@ class JobService:
             store,
             instance=instance,
             holds=lambda job_id: job_id in self._jobs or job_id in self.upkeep.unacknowledged,
-            start=self._adopt,
+            start=partial(self._start, adopted=True),
             lose=self._lose,
             clock=clock,
             observer=observer,
@@ -130,9 +131,6 @@ class JobService:
 
     def _take(self, record: JobRecord) -> Job:
         return self._start(record, Lease(job_id=record.job_id, attempt=1, holder=self._instance))
-
-    def _adopt(self, record: JobRecord, lease: Lease) -> Job:
-        return self._start(record, lease, adopted=True)
 
     def _start(self, record: JobRecord, lease: Lease, *, adopted: bool = False) -> Job:
         """Put a job in line here. Its admission refers to the job, which exists before any of its tasks runs."""
@@ -239,16 +237,28 @@ class JobService:
             job.generation.abandon()
             await asyncio.wait({job.ending})
 
-    async def drain(self, grace: float) -> None:
-        """Let what is under way finish within `grace` seconds; what waits with a handle is left to the next process."""
+    async def drain(self, grace: float, *, store_seconds: float | None = None) -> None:
+        """Let what is under way finish within `grace` seconds; what waits with a handle is left to the next process.
+
+        Telling the store of either takes `store_seconds` at most, None for as long as the store takes.
+        """
         await self._images.settle(grace)
         self._leaving = True
+        with contextlib.suppress(TimeoutError):  # then leases lapse
+            async with asyncio.timeout(store_seconds):
+                await self._hand_over_what_waits()
+        await self._images.drain(0.0)
+        if endings := [job.ending for job in self._jobs.values()]:
+            await asyncio.wait(endings, timeout=store_seconds)
+        for ending in endings:
+            ending.cancel()
+        await asyncio.gather(*endings, return_exceptions=True)
+
+    async def _hand_over_what_waits(self) -> None:
         while waiting := self._to_hand_over():  # more may have been told of meanwhile
             for job in waiting:
                 job.release()
             await asyncio.gather(*(self._hand_over(job) for job in waiting))
-        await self._images.drain(0.0)
-        await asyncio.gather(*(job.ending for job in list(self._jobs.values())), return_exceptions=True)
 
     def _to_hand_over(self) -> list[Job]:
         jobs = self._jobs.values()
