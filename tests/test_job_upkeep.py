@@ -19,11 +19,11 @@ from sidecar.errors import StorageFailure
 from sidecar.ports import SystemClock
 from sidecar.storages import keys
 from sidecar.storages.job_records import encode_job
-from tests.conftest import Sidecar, StartSidecar, metric_becomes
+from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed_when
 from tests.job_store_contract import job, lease, result
 from tests.odd_store import Odd, at, odd
-from tests.test_jobs import DEPTH, start
+from tests.test_jobs import start
 
 __all__ = ["odd"]
 
@@ -40,6 +40,11 @@ async def by_hand(odd: Odd, start_sidecar: StartSidecar, tmp_path: Path) -> Side
 
 def upkeep(sidecar: Sidecar) -> JobUpkeep:
     return sidecar.app[app_keys.JOBS].upkeep
+
+
+async def all_seen_through() -> None:
+    """Wait until the store was told, or could not be, how everything ended: callers do not wait for that."""
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("job ")))
 
 
 def done_key(job_id: str) -> str:
@@ -69,14 +74,15 @@ async def test_a_store_that_takes_its_time_to_record_ends_holds_up_no_renewal(
     sidecar = await start_sidecar(**at(odd), **settings)
     odd.refused = {"jobs/done"}
     await start(sidecar, "ended", idempotency_key="k", result="link")
+    await all_seen_through()
     odd.stalled = {"jobs/done"}
+    odd.asked.clear()
     odd.going_on.clear()
     odd.refused = set()
     never = asyncio.Event()
     kserve.script.append(succeed_when(never))
     await start(sidecar, "running")
     waiting = await start(sidecar, "waiting")
-    odd.asked.clear()
     await odd.asked.wait()  # the end of the first one is being recorded
     before = odd.puts.count(lease_key(waiting["job_id"]))
     async with asyncio.timeout(10):
@@ -90,6 +96,7 @@ async def test_what_has_ended_is_held_until_its_end_is_recorded(odd: Odd, by_han
     """Another pod would say that it was interrupted."""
     odd.refused = {"jobs/done"}
     made = await start(by_hand, idempotency_key="k", result="link")
+    await all_seen_through()
     odd.puts.clear()
     await upkeep(by_hand).renew()
     assert lease_key(made["job_id"]) in odd.puts
@@ -123,6 +130,7 @@ async def test_a_pod_that_cannot_renew_does_not_believe_others_dead_for_not_rene
 async def test_an_end_that_cannot_be_recorded_does_not_keep_the_others(odd: Odd, by_hand: Sidecar) -> None:
     odd.refused = {"jobs/done"}
     first, second = [(await start(by_hand, idempotency_key=key, result="link"))["job_id"] for key in ("1", "2")]
+    await all_seen_through()
     odd.refused = {done_key(first)}
     await upkeep(by_hand).acknowledge()
     assert (done_key(first) in odd.kept, done_key(second) in odd.kept) == (False, True)
@@ -149,7 +157,7 @@ async def test_a_store_that_takes_no_end_is_asked_for_some_and_not_for_all(
 async def test_a_call_that_was_told_of_its_failure_leaves_nothing_to_be_recorded(odd: Odd, by_hand: Sidecar) -> None:
     odd.refused = {"jobs/"}
     assert (await start(by_hand, idempotency_key="k"))["status"] == "failed"
-    await metric_becomes(by_hand, DEPTH, 0)
+    await all_seen_through()
     odd.puts.clear()
     await upkeep(by_hand).acknowledge()
     assert [key for key in odd.puts if key.startswith("jobs/")] == []
