@@ -120,6 +120,10 @@ class JobId(Identifier):
         random = int.from_bytes(digest) >> (8 * len(digest) - 5 * _RANDOM_DIGITS)
         return ImageId(self.text[:-_RANDOM_DIGITS] + _digits(random, _RANDOM_DIGITS))
 
+    def images(self, count: int) -> tuple[ImageId, ...]:
+        """The ids of its first images."""
+        return tuple(self.image(number) for number in range(1, count + 1))
+
 
 def _identifier(created: datetime, owner: str) -> str:
     return sortable_time(created) + owner_tag(owner) + _digits(secrets.randbits(130), _RANDOM_DIGITS)

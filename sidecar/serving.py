@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,6 +29,8 @@ from sidecar.errors import BadConfiguration, bounded
 _LINGER_SECONDS = 1.0  # for a client that has just got its result to read the tool's schema or the image
 _ENDPOINT_SECONDS = 5.0  # in a pod: until the Service sends nobody here any more
 _HANDLERS_SECONDS = 5.0  # what answers under way get once the drain is over
+_HURRIED_STORE_SECONDS = 0.3  # after a second signal, to be told of what is left to the next process
+_LAST_SECONDS = 1.0  # from the second signal to the end, whatever still waits then
 _BACKLOG = 512
 _UNREAD_SECONDS = 60  # how long a peer may take nothing of what it was sent, before the kernel ends its connection
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # an address that this machine does not have
@@ -83,7 +87,8 @@ async def drain(sidecar: Running, settings: Settings, stop_at_once: asyncio.Even
     for task in (drained, hurried):
         task.cancel()
     await asyncio.gather(drained, hurried, return_exceptions=True)
-    await jobs.drain(0.0)  # what is still in flight is given up now, so that its callers are told
+    # what is still in flight is given up now, so that its callers are told
+    await jobs.drain(0.0, store_seconds=_HURRIED_STORE_SECONDS if stop_at_once.is_set() else None)
     if held := await service.send_held(0.0):
         _log.warning("images stay in the spool, unsent", images=held)
     with contextlib.suppress(TimeoutError):
@@ -106,11 +111,15 @@ def _linger(settings: Settings, was_busy: bool) -> float:
 
 @contextlib.contextmanager
 def signals(stop: asyncio.Event, stop_at_once: asyncio.Event) -> Iterator[None]:
-    """While inside, SIGTERM and SIGINT set `stop`, and once that is set `stop_at_once`."""
+    """While inside, SIGTERM and SIGINT set `stop`, and once that is set `stop_at_once`: a second later all is over."""
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
-        (stop_at_once if stop.is_set() else stop).set()
+        if not stop.is_set():
+            stop.set()
+        elif not stop_at_once.is_set():
+            stop_at_once.set()
+            _end_soon()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
@@ -119,6 +128,13 @@ def signals(stop: asyncio.Event, stop_at_once: asyncio.Event) -> Iterator[None]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def _end_soon() -> None:
+    """Cut off what would still wait for a store, a volume's thread or a caller."""
+    last = threading.Timer(_LAST_SECONDS, os._exit, (0,))
+    last.daemon = True
+    last.start()
 
 
 @asynccontextmanager

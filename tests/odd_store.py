@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -57,17 +57,22 @@ class Odd:
         self.conflicts = 0
         self.deletions: list[str] = []
         self.on_get: dict[str, Callable[[], object]] = {}
+        self.on_delete: dict[str, Callable[[], Awaitable[object]]] = {}  # awaited before the next one of this key
         self.on_kept: Callable[[str], object] = lambda key: None
         self.giving = asyncio.Event()  # of images, to those who GET them
         self.giving.set()
         self.read_at_once = self.most_read_at_once = 0
         self.going_on = asyncio.Event()
         self.going_on.set()
+        self.stalled = {""}  # parts of the keys whose PUTs wait for it
         self.asked = asyncio.Event()
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body, key = await request.read(), request.path.removeprefix("/pictures/")
+        await self.answering.wait()
         if "list-type" in request.query:
             return self._list(request.query["prefix"])
         if self.is_a_web_page and request.method != "PUT":
@@ -75,6 +80,8 @@ class Odd:
         if request.method == "PUT":
             return await self._put(request, key, body)
         if request.method in ("DELETE", "POST"):
+            if key in self.on_delete:
+                await self.on_delete.pop(key)()
             if any(part in key for part in self.undeletable):
                 return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
             for gone in [key, *re.findall(r"<Key>([^<]+)</Key>", body.decode())]:
@@ -105,7 +112,7 @@ class Odd:
 
     async def _put(self, request: web.Request, key: str, body: bytes) -> web.Response:
         self.puts.append(key)
-        if not key.startswith("probe/"):
+        if not key.startswith("probe/") and any(part in key for part in self.stalled):
             self.asked.set()
             await self.going_on.wait()
         if any(part in key for part in self.refused):

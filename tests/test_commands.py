@@ -30,6 +30,9 @@ from sidecar.clients import client_configurations, for_terminal
 from sidecar.demo.painter import paint
 from tests.conftest import ERAS, TOOL_NAMES
 from tests.fake_kserve import FakeKServe, say, succeed_when
+from tests.odd_store import Odd, at, odd
+
+__all__ = ["odd"]
 
 COMMAND = (sys.executable, "-m", "sidecar")
 
@@ -166,6 +169,24 @@ async def test_a_second_signal_ends_it_at_once(kserve: FakeKServe, tmp_path: Pat
         sidecar.process.terminate()
         assert await sidecar.ended() == 0
         await asyncio.gather(in_flight, return_exceptions=True)
+
+
+async def test_a_second_signal_waits_for_no_store(odd: Odd, kserve: FakeKServe, tmp_path: Path) -> None:
+    """Neither to hand over what waits, nor to record how things ended, nor to tidy up."""
+    away = {**at(odd), "SPOOL_PATH": str(tmp_path / "spool"), "RESPONSE_BUDGET": "0.2s"}
+    async with served(settings(kserve, tmp_path, **away)) as sidecar:
+        await sidecar.becomes("/readyz", 200)
+        kserve.script.append(succeed_when(asyncio.Event()))
+        for prompt in ("running", "waiting"):
+            told = await sidecar.generate(prompt=prompt)
+            assert told.structured_content["job_id"]
+        odd.answering.clear()
+        sidecar.process.terminate()
+        await sidecar.becomes("/readyz", 503)
+        sidecar.process.terminate()
+        async with asyncio.timeout(10):  # less than any call of the store may take
+            assert await sidecar.ended() == 0
+        odd.answering.set()
 
 
 async def test_each_line_of_the_log_is_json_and_tells_no_prompt(kserve: FakeKServe, tmp_path: Path) -> None:

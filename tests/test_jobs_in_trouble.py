@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sidecar.domain import JobId
+from sidecar.domain import ANONYMOUS, JobId
 from sidecar.edge import keys as app_keys
 from sidecar.ports import SystemClock
+from sidecar.storages import keys
 from sidecar.storages.file import FileStorage
+from sidecar.storages.job_records import encode_job, encode_key
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, succeed_when
 from tests.job_store_contract import job, lease, result
@@ -27,6 +30,11 @@ BUDGET = {"RESPONSE_BUDGET": "0.2s"}
 
 def prompts(kserve: FakeKServe) -> list[str]:
     return [instance["prompt"] for instance in kserve.instances]
+
+
+def digest_of(key: str) -> str:
+    """How the store knows an idempotency key of a caller who is nobody in particular."""
+    return hashlib.sha256(f"{ANONYMOUS}\0{key}".encode()).hexdigest()
 
 
 def takes_no_jobs(sidecar: Sidecar) -> Path:
@@ -116,6 +124,42 @@ async def test_a_call_whose_key_cannot_be_kept_leaves_its_place_in_the_line_at_o
     release.set()
     assert ((await first)["status"], (await again)["status"]) == ("completed", "completed")
     assert prompts(kserve) == ["first", "second"]
+
+
+async def test_a_key_that_is_given_up_in_the_moment_it_was_lost_is_won_by_the_next_try(
+    odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    """Another pod has it while this one offers its job, and withdraws before anybody can ask how that one stands."""
+    sidecar = await start_sidecar(**at(odd), SPOOL_PATH=str(tmp_path / "spool"), JOB_LEASE_INTERVAL="1h")
+    others = job(SystemClock().now())
+    theirs = keys.open_job_key(others.job_id)
+
+    def another_has_won(kept: str) -> None:
+        if kept.startswith("jobs/open/"):
+            odd.on_kept = lambda key: None
+            key = keys.idempotency_key(digest_of("k"))
+            odd.kept |= {theirs: encode_job(others), key: encode_key(others.job_id)}
+            odd.on_get[theirs] = lambda: odd.on_get.update({key: lambda: (odd.kept.pop(theirs), odd.kept.pop(key))})
+
+    odd.on_kept = another_has_won
+    made = await start(sidecar, idempotency_key="k", result="link")
+    assert (made["status"], len(kserve.instances), theirs in odd.kept) == ("completed", 1, False)
+    again = await start(sidecar, idempotency_key="k", result="link")
+    assert (again["job_id"], again["images"]) == (made["job_id"], made["images"])
+
+
+async def test_a_key_that_is_lost_again_and_again_is_told_as_one_to_try_again(
+    odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    """Its job is a newer version's, which this one can neither read nor put aside."""
+    sidecar = await start_sidecar(**at(odd), SPOOL_PATH=str(tmp_path / "spool"), JOB_LEASE_INTERVAL="1h")
+    newer = JobId.new(SystemClock().now())
+    odd.kept[keys.open_job_key(newer)] = b'{"schema_version": 99}'
+    odd.kept[keys.idempotency_key(digest_of("k"))] = encode_key(newer)
+    told = await start(sidecar, idempotency_key="k")
+    assert (told["status"], "Repeat the call with the same key" in told["message"]) == ("failed", True)
+    assert kserve.instances == []
+    assert [key for key in odd.kept if key.startswith("jobs/open/")] == [keys.open_job_key(newer)]
 
 
 @pytest.mark.parametrize("begun", [True, False])
@@ -217,6 +261,23 @@ async def test_what_gets_its_handle_while_the_server_leaves_is_left_to_the_next_
     told = await third
     await leaving
     assert (told["status"], f"jobs/open/{told['job_id']}.json" in odd.kept) == ("queued", True)
+    never.set()
+
+
+async def test_who_leaves_in_a_hurry_waits_for_no_store(
+    odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    settings = {"RESPONSE_BUDGET": "0.2s", "JOB_LEASE_INTERVAL": "1h", "SPOOL_PATH": str(tmp_path / "spool")}
+    sidecar = await start_sidecar(**at(odd), **settings)
+    never = asyncio.Event()
+    kserve.script.append(succeed_when(never))
+    await start(sidecar, "running")
+    await start(sidecar, "waiting")
+    odd.going_on.clear()
+    async with asyncio.timeout(10):  # less than any call of the store may take
+        await sidecar.app[app_keys.JOBS].drain(0.0, store_seconds=0.1)
+    assert not sidecar.service.busy
+    odd.going_on.set()
     never.set()
 
 

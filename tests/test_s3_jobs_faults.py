@@ -100,6 +100,28 @@ async def test_a_mark_that_cannot_be_taken_back_at_once_is_at_the_next_look(odd:
     assert await jobs.begin(lease(record))
 
 
+async def test_who_fails_to_begin_is_told_so_also_where_a_look_has_taken_the_mark_back(odd: Odd, jobs: S3Jobs) -> None:
+    record = job()
+    await jobs.offer(record)
+    odd.loses = {"begun"}
+    odd.on_delete[keys.begun_key(record.job_id)] = jobs.unfinished
+    with pytest.raises(StorageFailure):
+        await jobs.begin(lease(record))
+    odd.loses = set()
+    assert await jobs.begin(lease(record))
+
+
+async def test_a_mark_is_taken_back_by_whoever_looks_at_the_store_s_jobs(odd: Odd, tmp_path: Path) -> None:
+    async with store_of(at(odd), tmp_path) as store:
+        record = job()
+        await store.jobs.offer(record)
+        odd.unreadable, odd.undeletable = {"lease-2"}, {"begun"}
+        with pytest.raises(StorageFailure):
+            await store.jobs.begin(lease(record))
+        odd.unreadable = odd.undeletable = set()
+        assert [stored.begun for stored in await store.jobs.unfinished()] == [False]
+
+
 async def test_a_mark_that_arrives_late_is_taken_back_at_the_next_look(odd: Odd, jobs: S3Jobs) -> None:
     record = job()
     await jobs.offer(record)

@@ -95,6 +95,11 @@ class Job:
         incomplete = self.result is not None and bool(self.result.missing)
         return self.told or (incomplete and not self.left) or any(stored.held for stored in self.generation.images)
 
+    @property
+    def nobody_asks(self) -> bool:
+        """Whether its caller went without its id and no record of it was written: then its end need not be told."""
+        return self.left and (self.recorded is None or self.unrecorded)
+
     def record_by(self, recording: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self.recorded = asyncio.create_task(recording)
         self.recorded.add_done_callback(look_at_failure)
@@ -114,6 +119,22 @@ class Job:
     def release(self) -> None:
         self.released = True
         self.generation.withdraw()
+
+    def outcome(self, now: datetime) -> JobResult:
+        """How it has ended, once its images have come or do not come any more."""
+        images, missing = self.generation.images, self.generation.missing
+        if self.cancelled and not images:
+            return cancellation(self.lease, now)
+        first = missing[0] if missing else None
+        return JobResult(
+            job_id=self.job_id,
+            attempt=self.lease.attempt,
+            status="completed" if images else "failed",
+            finished=now,
+            missing=missing,
+            reason=first.reason if first else None,
+            message=first.message if first else None,
+        )
 
     @property
     def view(self) -> JobView:
@@ -137,6 +158,17 @@ class Job:
             handed_over=self.released,
             result_mode=self.record.result_mode,
         )
+
+
+def cancellation(lease: Lease, now: datetime) -> JobResult:
+    """The end of a job that was taken out of the line."""
+    return JobResult(
+        job_id=lease.job_id,
+        attempt=lease.attempt,
+        status="cancelled",
+        finished=now,
+        message="The generation was cancelled before the runtime had begun.",
+    )
 
 
 def look_at_failure(task: asyncio.Task[None]) -> None:

@@ -1,17 +1,20 @@
 """The jobs of pods that have died or have left: what was not begun is taken over, what was is recorded as interrupted.
 
-A lease lapses when it was seen unchanged for three intervals by this process's own monotonic clock, because the clocks
-of pods differ.
+A lease lapses when it was seen unchanged at three more looks, an interval apart. Looks are counted and not seconds, for
+the clocks of pods differ, and a pod that was stopped itself has not seen that others were silent meanwhile. They must
+follow each other: where the store fails in between, it may have refused the holder's renewals too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from sidecar.core.job import Job
 from sidecar.core.service import ImageService
 from sidecar.domain import ImageId, JobId, JobRecord, JobResult, Lease, MissingImage, StoredImage, StoredJob
-from sidecar.errors import ImageNotFound, Interrupted, SidecarError
+from sidecar.errors import ImageNotFound, Interrupted, SidecarError, StorageFailure
 from sidecar.events import Crashed, JobTakenOver
 from sidecar.ports import Clock, JobStore, Observer
 
@@ -25,61 +28,82 @@ _NO_MODEL = "No sidecar here has its model any more."
 
 @dataclass(frozen=True, slots=True)
 class _Sighting:
+    """A lease, and how many looks since the first have found it unchanged."""
+
     lease: Lease
-    since: float
+    looks: int = 0
 
 
 class JobTakeover:
-    """Looks at what others hold. `adopt` puts a job in line here and claims it; None where there is no place for it."""
+    """Looks at what others hold. `start` puts a job in line here, `lose` takes it out again where it is not ours."""
 
     def __init__(
         self,
         images: ImageService,
         store: JobStore,
         *,
-        interval: float,
+        instance: str,
         holds: Callable[[JobId], bool],
-        adopt: Callable[[StoredJob], Awaitable[None] | None],
+        start: Callable[[JobRecord, Lease], Job],
+        lose: Callable[[Job], None],
         clock: Clock,
         observer: Observer,
     ) -> None:
         self._images = images
         self._store = store
-        self._interval = interval
+        self._instance = instance
         self._holds = holds
-        self._adopt = adopt
+        self._start = start
+        self._lose = lose
         self._clock = clock
         self._observer = observer
         self._seen: dict[JobId, _Sighting] = {}
 
     async def look(self) -> None:
         """Look once. A job that makes trouble does not keep the others. Raises StorageFailure."""
-        now = self._clock.monotonic()
-        seen: dict[JobId, _Sighting] = {}
-        for stored in await self._store.unfinished():
-            job_id = stored.record.job_id
-            if self._holds(job_id):
-                continue
-            before = self._seen.get(job_id)
-            sighting = before if before is not None and before.lease == stored.lease else _Sighting(stored.lease, now)
-            seen[job_id] = sighting
-            intervals = (now - sighting.since) / self._interval
-            if stored.lease.released or intervals >= SILENT_INTERVALS:
-                try:
-                    await self._take_over(stored, intervals)
-                except SidecarError:
-                    continue  # counted by the store; the next look tries again
-                except Exception as error:
-                    self._observer(Crashed(what="taking over a job", error=error))
-        self._seen = seen
+        try:
+            unfinished = await self._store.unfinished()
+        except StorageFailure:
+            self.forget()
+            raise
+        others = [stored for stored in unfinished if not self._holds(stored.record.job_id)]
+        self._seen = {stored.record.job_id: self._sighting(stored) for stored in others}
+        for stored in others:
+            sighting = self._seen.get(stored.record.job_id)
+            if sighting is not None and (stored.lease.released or sighting.looks >= SILENT_INTERVALS):
+                await self._try_to_take_over(stored, sighting.looks)
 
-    async def _take_over(self, stored: StoredJob, intervals: float) -> None:
-        record = stored.record
-        if stored.begun:
+    def forget(self) -> None:
+        """The store is in trouble: from now on everybody has the whole time again to show that it lives."""
+        self._seen = {}
+
+    def _sighting(self, stored: StoredJob) -> _Sighting:
+        before = self._seen.get(stored.record.job_id)
+        if before is None or before.lease != stored.lease:
+            return _Sighting(stored.lease)
+        return replace(before, looks=before.looks + 1)
+
+    async def _try_to_take_over(self, stored: StoredJob, intervals: int) -> None:
+        try:
+            await self._take_over(stored, intervals)
+        except SidecarError:
+            self._seen.pop(stored.record.job_id, None)  # counted by the store, which may refuse renewals as well
+        except Exception as error:
+            self._observer(Crashed(what="taking over a job", error=error))
+
+    async def _take_over(self, seen: StoredJob, intervals: int) -> None:
+        """After one more look at this job alone, for those before it may have taken a while."""
+        record = seen.record
+        stored = await self._store.read(record.job_id)
+        if stored.result is not None:  # its record came to the store only after its end
+            await self._store.withdraw(record.job_id)
+        elif stored.lease != seen.lease:
+            return
+        elif stored.begun:
             await self._give_up(stored, _ENDED_BEFORE)
         elif record.expires <= self._clock.now():
             await self._give_up(stored, _TOO_LATE)
-        elif await self._has_ended(record) or await self._is_unwanted(record):
+        elif await self._is_unwanted(record):
             await self._store.withdraw(record.job_id)
         elif record.requests[0].model not in self._images.lanes:
             if intervals >= UNWANTED_INTERVALS:
@@ -87,9 +111,31 @@ class JobTakeover:
         elif (claiming := self._adopt(stored)) is not None:
             await claiming
 
-    async def _has_ended(self, record: JobRecord) -> bool:
-        """Whether its record came to the store only after its end, told as a failure of the store's."""
-        return (await self._store.read(record.job_id)).result is not None
+    def _adopt(self, stored: StoredJob) -> asyncio.Task[None] | None:
+        """In line here first, so that a full queue leaves the job to a pod with room; then the claim decides.
+
+        Not before the runtime is ready: after a restart of the whole pod it may load its model for minutes.
+        """
+        record = stored.record
+        lane = self._images.lane(record.requests[0].model)
+        if self._images.draining or not (lane.ready and lane.queue.has_room):
+            return None
+        lease = Lease(job_id=record.job_id, attempt=stored.lease.attempt + 1, holder=self._instance)
+        try:
+            job = self._start(record, lease)
+        except StorageFailure:
+            return None
+        return job.record_by(self._claim(job))
+
+    async def _claim(self, job: Job) -> None:
+        claimed = False
+        try:
+            claimed = await self._store.claim(job.lease)
+        finally:
+            if not claimed:
+                self._lose(job)
+        if claimed:
+            self._observer(JobTakenOver(model=job.model, adopted=True))
 
     async def _is_unwanted(self, record: JobRecord) -> bool:
         """Whether another job won the key of this one before its pod could withdraw it."""

@@ -2,9 +2,9 @@
 
 A job is recorded in the store before anybody is given its id while it is under way. Most never are: their callers wait
 for the images, and what came whole is found by its images alone (job_views). Whoever takes a recorded job holds its
-lease and shows that it lives; job_takeover looks after the jobs of those that do not. `JobStore.begin` happens once for
-each of them, so none is asked of a runtime twice, and `acknowledge` counts once and for the newest attempt only, so a
-pod that comes back late changes nothing.
+lease and shows that it lives (job_upkeep); job_takeover looks after the jobs of those that do not. `JobStore.begin`
+happens once for each of them, so none is asked of a runtime twice, and `acknowledge` counts once and for the newest
+attempt only, so a pod that comes back late changes nothing.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 from sidecar.config import JobSettings
-from sidecar.core.job import Job, JobView, look_at_failure
+from sidecar.core.job import Job, JobView, cancellation, look_at_failure
+from sidecar.core.job_keys import JobKeys
 from sidecar.core.job_takeover import JobTakeover
+from sidecar.core.job_upkeep import JobUpkeep
 from sidecar.core.job_views import JobViews
-from sidecar.core.job_watch import JobWatch
-from sidecar.core.key_locks import KeyLocks
+from sidecar.core.job_watch import JobWatches
 from sidecar.core.service import ImageService
 from sidecar.domain import (
     ANONYMOUS,
     GenerationRequest,
     JobId,
     JobRecord,
-    JobResult,
     Lease,
     StoredJob,
 )
 from sidecar.errors import (
     JobNotFound,
-    KeyConflict,
     SidecarError,
     StorageFailure,
     TakenElsewhere,
 )
-from sidecar.events import Crashed, JobTakenOver
+from sidecar.events import Crashed
 from sidecar.ports import Clock, JobStore, Observer
 
 _LONG = 3600.0
@@ -66,20 +66,34 @@ class JobService:
         self._clock = clock
         self._observer = observer
         self._jobs: dict[JobId, Job] = {}
-        self._unacknowledged: dict[JobId, Job] = {}
-        self._keys = KeyLocks()
-        self._watches: dict[JobId, JobWatch] = {}
+        self._keys = JobKeys(store, self._jobs, take=self._take, keep=self._keep, clock=clock)
+        self._watches = JobWatches(store, clock)
         self._leaving = False
         self._views = JobViews(images, clock)
         self.takeover = JobTakeover(
             images,
             store,
-            interval=settings.lease_interval,
-            holds=lambda job_id: job_id in self._jobs or job_id in self._unacknowledged,
-            adopt=self._adopt,
+            instance=instance,
+            holds=lambda job_id: job_id in self._jobs or job_id in self.upkeep.unacknowledged,
+            start=partial(self._start, adopted=True),
+            lose=self._lose,
             clock=clock,
             observer=observer,
         )
+        self.upkeep = JobUpkeep(
+            store,
+            self._jobs,
+            self.takeover,
+            interval=settings.lease_interval,
+            record=self._record,
+            lose=self._lose,
+            clock=clock,
+            observer=observer,
+        )
+
+    async def run(self) -> None:
+        """Show that this process lives, and look after the jobs of those that do not, until cancelled."""
+        await self.upkeep.run()
 
     # --- asking for images --------------------------------------------------------------------------------------------
 
@@ -103,7 +117,7 @@ class JobService:
             job_id=job_id,
             owner=owner,
             requests=tuple(requests),
-            image_ids=tuple(job_id.image(number) for number in range(1, len(requests) + 1)),
+            image_ids=job_id.images(len(requests)),
             created=now,
             expires=now + timedelta(seconds=self._settings.ttl),
             holder=self._instance,
@@ -113,35 +127,7 @@ class JobService:
         )
         if record.key_digest is None:
             return self._take(record).job_id
-        async with self._keys.alone(record.key_digest):
-            return await self._take_once(record, record.key_digest)
-
-    async def _take_once(self, record: JobRecord, key_digest: str) -> JobId:
-        holder = await self._store.key_holder(key_digest)
-        if holder is not None:
-            with contextlib.suppress(JobNotFound):  # its time is over, or its pod could not take it
-                return await self._same(holder, record.arguments_digest)
-        job = self._take(record)
-        try:
-            await self._keep(job)
-        except StorageFailure:
-            job.leave()  # its caller is told so, and does not come back for this one
-            raise
-        if job.lost:
-            return await self._same(await self._store.win_key(record), record.arguments_digest)
-        return record.job_id
-
-    async def _same(self, job_id: JobId, arguments_digest: str) -> JobId:
-        local = self._jobs.get(job_id)
-        record = local.record if local else (await self._store.read(job_id)).record
-        if record.expires <= self._clock.now():
-            raise JobNotFound
-        if record.arguments_digest != arguments_digest:
-            raise KeyConflict(
-                "idempotency_key: it was used before with other arguments; use a new key for another picture, or the "
-                "same arguments to get the same one."
-            )
-        return job_id
+        return await self._keys.job_of(record, record.key_digest)
 
     def _take(self, record: JobRecord) -> Job:
         return self._start(record, Lease(job_id=record.job_id, attempt=1, holder=self._instance))
@@ -206,7 +192,7 @@ class JobService:
         try:
             while not await job.generation.wait(_LONG):
                 pass
-            result = self._result(job)  # at once: what was given up says why only until it is gone
+            result = job.outcome(self._clock.now())  # at once: what was given up says why only until it is gone
             while job.recorded is not None and not job.recorded.done():
                 await asyncio.wait({job.recorded})
             if not (job.lost or job.released):
@@ -214,36 +200,12 @@ class JobService:
                 if job.needs_a_record:
                     await self._store.acknowledge(job.record, job.result)
         except StorageFailure:
-            self._unacknowledged[job.job_id] = job  # told to who waits here, and tried again at each interval
+            if not job.nobody_asks:
+                self.upkeep.acknowledge_later(job)  # told to who waits here
         except Exception as error:
             self._observer(Crashed(what="job", error=error))
         finally:
             self._jobs.pop(job.job_id, None)
-
-    def _result(self, job: Job) -> JobResult:
-        generation = job.generation
-        if job.cancelled and not generation.images:
-            return self._cancelled(job.lease)
-        missing = generation.missing
-        first = missing[0] if missing else None
-        return JobResult(
-            job_id=job.job_id,
-            attempt=job.lease.attempt,
-            status="completed" if generation.images else "failed",
-            finished=self._clock.now(),
-            missing=missing,
-            reason=first.reason if first else None,
-            message=first.message if first else None,
-        )
-
-    def _cancelled(self, lease: Lease) -> JobResult:
-        return JobResult(
-            job_id=lease.job_id,
-            attempt=lease.attempt,
-            status="cancelled",
-            finished=self._clock.now(),
-            message="The generation was cancelled before the runtime had begun.",
-        )
 
     def leave(self, job_id: JobId) -> None:
         """Its caller has gone without an answer. What nobody can come back for is dropped where it still waits."""
@@ -269,22 +231,34 @@ class JobService:
             return
         if not await self._store.begin(stored.lease):
             return
-        await self._store.acknowledge(stored.record, self._cancelled(stored.lease))
+        await self._store.acknowledge(stored.record, cancellation(stored.lease, self._clock.now()))
         if job is not None:
             job.cancelled = True
             job.generation.abandon()
             await asyncio.wait({job.ending})
 
-    async def drain(self, grace: float) -> None:
-        """Let what is under way finish within `grace` seconds; what waits with a handle is left to the next process."""
+    async def drain(self, grace: float, *, store_seconds: float | None = None) -> None:
+        """Let what is under way finish within `grace` seconds; what waits with a handle is left to the next process.
+
+        Telling the store of either takes `store_seconds` at most, None for as long as the store takes.
+        """
         await self._images.settle(grace)
         self._leaving = True
+        with contextlib.suppress(TimeoutError):  # then leases lapse
+            async with asyncio.timeout(store_seconds):
+                await self._hand_over_what_waits()
+        await self._images.drain(0.0)
+        if endings := [job.ending for job in self._jobs.values()]:
+            await asyncio.wait(endings, timeout=store_seconds)
+        for ending in endings:
+            ending.cancel()
+        await asyncio.gather(*endings, return_exceptions=True)
+
+    async def _hand_over_what_waits(self) -> None:
         while waiting := self._to_hand_over():  # more may have been told of meanwhile
             for job in waiting:
                 job.release()
             await asyncio.gather(*(self._hand_over(job) for job in waiting))
-        await self._images.drain(0.0)
-        await asyncio.gather(*(job.ending for job in list(self._jobs.values())), return_exceptions=True)
 
     def _to_hand_over(self) -> list[Job]:
         jobs = self._jobs.values()
@@ -299,7 +273,7 @@ class JobService:
 
     def _own(self, job_id: JobId, owner: str) -> Job | None:
         """A job that is worked on here. Raises JobNotFound where it is somebody else's."""
-        job = self._jobs.get(job_id) or self._unacknowledged.get(job_id)
+        job = self._jobs.get(job_id) or self.upkeep.unacknowledged.get(job_id)
         if job is not None and job.record.owner != owner:
             raise JobNotFound
         return job
@@ -359,80 +333,11 @@ class JobService:
             return job.view if job.result is not None or job.released else await self.view(job_id, owner)
         if self._leaving:  # nobody is kept waiting by a process that is about to end
             return replace(await self.view(job_id, owner), handed_over=True)
-        watch = self._watches.get(job_id)
-        if watch is None:
-            watch = JobWatch(self._store, job_id, lambda: self._watches.pop(job_id, None))
-            self._watches[job_id] = watch
         try:
-            stored = self._views.checked(await watch.wait(seconds), owner)
+            stored = self._views.checked(await self._watches.wait(job_id, seconds), owner)
         except JobNotFound:
             return await self._views.of_images(job_id, owner)
         return await self._views.of_stored(stored)
-
-    # --- at each interval ---------------------------------------------------------------------------------------------
-
-    async def run(self) -> None:
-        """Show that this process lives, and look after the jobs of those that do not, until cancelled."""
-        while True:
-            for step in (self._acknowledge_again, self._renew, self.takeover.look):
-                try:
-                    await step()
-                except StorageFailure:
-                    pass  # counted by the store; the next interval tries again
-                except Exception as error:
-                    self._observer(Crashed(what=step.__name__, error=error))
-            await self._clock.sleep(self._settings.lease_interval)
-
-    async def _acknowledge_again(self) -> None:
-        for job_id, job in list(self._unacknowledged.items()):
-            if job.result is not None:
-                await self._store.acknowledge(job.record, job.result)
-            del self._unacknowledged[job_id]
-
-    async def _renew(self) -> None:
-        """A lease that is no longer ours tells that another pod has ended the job or taken it over.
-
-        What could not be recorded when its id was given out is recorded now.
-        """
-        jobs = [job for job in self._jobs.values() if job.is_recorded and job.result is None and not job.released]
-        renewed = await asyncio.gather(*(self._renew_one(job) for job in jobs), return_exceptions=True)
-        for job, ours in zip(jobs, renewed, strict=True):
-            if ours is False and job.result is None and job.job_id in self._jobs:
-                self._lose(job)
-
-    async def _renew_one(self, job: Job) -> bool:
-        if job.unrecorded:
-            if job.record.begun:
-                job.record_by(self._record(job))
-            return True
-        job.lease = replace(job.lease, beat=job.lease.beat + 1)
-        return await self._store.renew(job.lease)
-
-    def _adopt(self, stored: StoredJob) -> asyncio.Task[None] | None:
-        """In line here first, so that a full queue leaves the job to a pod with room; then the claim decides.
-
-        Not before the runtime is ready: after a restart of the whole pod it may load its model for minutes.
-        """
-        record = stored.record
-        lane = self._images.lane(record.requests[0].model)
-        if self._images.draining or not (lane.ready and lane.queue.has_room):
-            return None
-        lease = Lease(job_id=record.job_id, attempt=stored.lease.attempt + 1, holder=self._instance)
-        try:
-            job = self._start(record, lease, adopted=True)
-        except StorageFailure:
-            return None
-        return job.record_by(self._claim(job))
-
-    async def _claim(self, job: Job) -> None:
-        claimed = False
-        try:
-            claimed = await self._store.claim(job.lease)
-        finally:
-            if not claimed:
-                self._lose(job)
-        if claimed:
-            self._observer(JobTakenOver(model=job.model, adopted=True))
 
 
 def _not_kept(error: Exception) -> StorageFailure:

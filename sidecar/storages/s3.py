@@ -111,11 +111,8 @@ class S3Storage:
         self.waiting = WaitingImages(spool, self.send, clock=clock, observer=observer)
         self._local = LocalRoom(spool, lambda: self.held, clock)
         self.just_sent = self._local.just_sent
-
-    @property
-    def jobs(self) -> S3Jobs:
+        self.jobs = S3Jobs(bucket)
         """The generations kept beside the images."""
-        return S3Jobs(self._bucket)
 
     # --- an image on its way in ---------------------------------------------------------------------------------------
 

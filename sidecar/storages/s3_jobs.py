@@ -39,7 +39,8 @@ class S3Jobs:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._read_before: dict[str, tuple[str, bytes]] = {}
-        self._regretted: dict[str, str] = {}
+        self._regretted: set[tuple[str, str]] = set()
+        """Keys and marks of what must not have been made and may be there, or arrive yet."""
 
     # --- one job ------------------------------------------------------------------------------------------------------
 
@@ -81,17 +82,17 @@ class S3Jobs:
         try:
             yield mark
         except BaseException:
-            self._regretted[key] = mark
+            self._regretted.add((key, mark))
             with contextlib.suppress(StorageFailure):
                 if await self._bucket.take_back(operation, key, mark):
-                    del self._regretted[key]
+                    self._regretted.discard((key, mark))
             raise
 
     async def _take_back_regretted(self) -> None:
         """Raises StorageFailure; then what is left is for the next time."""
-        for key, mark in list(self._regretted.items()):
+        for key, mark in list(self._regretted):
             await self._bucket.take_back("list", key, mark)
-            self._regretted.pop(key, None)
+            self._regretted.discard((key, mark))
 
     async def key_holder(self, key_digest: str) -> JobId | None:
         data = await self._bucket.get("key_holder", keys.idempotency_key(key_digest))
