@@ -437,6 +437,19 @@ async def test_a_refusal_by_a_gateway_whose_runtime_is_silent_is_not_sent_again(
     assert (len(kserve.instances), await retries(sidecar)) == (1, {})
 
 
+@pytest.mark.parametrize("status", [502, 504])
+async def test_a_gateway_that_answers_the_probe_itself_says_nothing_of_the_model(
+    status: int, sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    async def lose_the_painter(request: web.Request, instance: dict[str, Any]) -> web.StreamResponse:
+        kserve.readiness = (status, "upstream request timeout")
+        return await say(503, {"error": "upstream reset"})(request, instance)
+
+    kserve.script.append(lose_the_painter)
+    assert "upstream reset" in await failure(sidecar)
+    assert (len(kserve.instances), await retries(sidecar)) == (1, {})
+
+
 async def test_a_404_of_a_ready_model_is_not_sent_again(sidecar: Sidecar, kserve: FakeKServe) -> None:
     kserve.script.append(say(404, {"error": "no route"}))
     assert "no route" in await failure(sidecar)

@@ -46,6 +46,7 @@ _NOT_STARTED = (RuntimeUnreachable, RuntimeNotReady, RuntimeBusy)
 _ATTEMPTS = 5
 _LONGEST_WAIT = 8.0
 _PROBE_SECONDS = 2.0
+_SAID_BY_A_GATEWAY = tuple(f"answers HTTP {status}{end}" for status in (502, 504) for end in ("", " without JSON"))
 _CONNECT_SECONDS = 10.0
 _ERROR_BODY_BYTES = 64 * 1024
 _METRICS_BYTES = 16 * 1024 * 1024
@@ -219,10 +220,10 @@ class KServeV1Runtime:
     async def _says_ready(self) -> bool | None:
         """What the model's own URL says; None when the runtime does not know the model.
 
-        Silence counts as ready: a runtime at work answers no probe.
+        Silence counts as ready, and so does a gateway that tells of it: a runtime at work answers no probe.
         """
         seen = await self.readiness()
-        if seen.ready or not seen.reached:
+        if seen.ready or not seen.reached or seen.detail in _SAID_BY_A_GATEWAY:
             return True
         return None if seen.detail.startswith("answers HTTP 404") else False
 
