@@ -30,6 +30,12 @@ hypothesis.settings.load_profile("untimed")
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
 
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors, because much of what tests do is wait."""
+    return (os.cpu_count() or 1) + 1
+
+
 TOOL_NAMES = [
     "generate_image",
     "get_generation",

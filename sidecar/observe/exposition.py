@@ -33,9 +33,10 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # one line in twenty
 class _Series(Generic[_M]):
     """One label set. The library renders it once; after that only its numbers are new."""
 
-    def __init__(self, metric: _M, registry: CollectorRegistry) -> None:
+    def __init__(self, metric: _M, registry: CollectorRegistry, *, headless: bool) -> None:
         self.metric = metric
         self.registry = registry
+        self._headless = headless
         self.rendered: dict[_Render, bytes] = {}
         self._frames: dict[_Render, list[str]] = {}
 
@@ -45,7 +46,7 @@ class _Series(Generic[_M]):
         return self.rendered[render]
 
     def _by_library(self, render: _Render) -> bytes:
-        text = render(self.registry)
+        text = _without_head(render(self.registry)) if self._headless else render(self.registry)
         if _EXEMPLAR not in text:
             self._frames[render] = [_without_number(line) for line in text.decode().split("\n")[:-1]]
         return text
@@ -92,13 +93,13 @@ class Family(Generic[_M]):
         name, _, labels, documentation = self.description
         registry = CollectorRegistry()
         metric = self._kind(name, documentation, labels, registry=registry, **self._options)
-        return _Series(metric.labels(*values) if values else metric, registry)
+        return _Series(metric.labels(*values) if values else metric, registry, headless=bool(values))
 
     def render(self, render: _Render) -> Iterator[bytes]:
         """The head, and the lines of all label sets."""
         yield self._bare.text(render)
         for series in list(self._series.values()):  # another may come between two pieces
-            yield _without_head(series.text(render))
+            yield series.text(render)
 
 
 def _without_number(line: str) -> str:
