@@ -7,6 +7,7 @@ import io
 import os
 from datetime import timedelta
 from email.utils import format_datetime, parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from sidecar.edge import images_http, keys
 from sidecar.errors import ImageNotFound
 from sidecar.imaging.thumbnails import PillowThumbnailer
 from sidecar.ports import OpenFile, SystemClock
+from sidecar.storages.directory import Directory
 from sidecar.storages.file import FileStorage
+from sidecar.storages.open_files import LONGEST_HEAD, OpenFiles
 from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed, succeed_when
 from tests.pictures import picture, png_claiming
@@ -298,6 +301,26 @@ async def test_an_image_that_many_ask_for_is_opened_once_and_closed_a_moment_lat
     assert all(await asyncio.gather(*(part(start) for start in range(0, 1_000_000, 50_000))))
     assert sum(str(sidecar.store) in target for target in open_files()) <= 1
     await until_closed(sidecar)
+
+
+async def test_of_many_who_ask_at_once_the_first_opens_it_for_all(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    image = await stored(sidecar, kserve, picture(1700, 1700, noise=True))
+    operations = 'imagegen_storage_operation_duration_seconds_count{backend="file",operation="get",outcome="ok"}'
+    before = await sidecar.metric(operations) if operations in (await sidecar.get("/metrics"))[1].decode() else 0.0
+    bodies = await asyncio.gather(*(sidecar.get(image["url"]) for _ in range(60)))
+    assert {len(body) for _, body in bodies} == {image["size_bytes"]}
+    assert await sidecar.metric(operations) - before < 10
+
+
+async def test_many_images_at_once_are_held_in_no_more_memory_than_there_is(tmp_path: Path) -> None:
+    paths = [tmp_path / str(number) for number in range(200)]
+    for path in paths:
+        path.write_bytes(bytes(LONGEST_HEAD))
+    directory = Directory(tmp_path, lambda event: None)
+    files = await asyncio.gather(*map(partial(OpenFiles(directory).open, head=LONGEST_HEAD), paths))
+    assert sum(len(file.head) for file in files) == 16 * 2**20
+    assert all(os.pread(file.fileno(), 1, LONGEST_HEAD - 1) == b"\0" for file in files)
+    directory.close()
 
 
 async def test_readers_who_leave_in_the_middle_leave_no_file_open(sidecar: Sidecar, kserve: FakeKServe) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -278,6 +279,30 @@ async def test_who_leaves_in_a_hurry_waits_for_no_store(
         await sidecar.app[app_keys.JOBS].drain(0.0, store_seconds=0.1)
     assert not sidecar.service.busy
     odd.going_on.set()
+    never.set()
+
+
+async def test_what_was_just_being_handed_over_when_the_hurry_began_is_handed_over_all_the_same(
+    odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
+) -> None:
+    settings = {"RESPONSE_BUDGET": "0.2s", "JOB_LEASE_INTERVAL": "1h", "SPOOL_PATH": str(tmp_path / "spool")}
+    sidecar = await start_sidecar(**at(odd), **settings)
+    never = asyncio.Event()
+    kserve.script.append(succeed_when(never))
+    await start(sidecar, "running")
+    waiting = await start(sidecar, "waiting")
+    odd.asked.clear()
+    odd.going_on.clear()
+    leaving = asyncio.create_task(sidecar.app[app_keys.JOBS].drain(0.0))
+    await odd.asked.wait()
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    odd.going_on.set()
+    odd.stalled.clear()
+    key = keys.lease_key(JobId(waiting["job_id"]), 1)
+    odd.kept.pop(key, None)
+    await sidecar.app[app_keys.JOBS].drain(0.0, store_seconds=5)
+    assert json.loads(odd.kept[key])["released"] is True
     never.set()
 
 

@@ -126,7 +126,8 @@ ENDLESS = {
         with_chunks(MOST_PARTS + 1, b""),
         "a PNG of more than 4,096 chunks that hold next to nothing",
     ),
-    "png of tiny chunks": (with_chunks(MOST_PARTS + 1, b"x" * 63), "a PNG of more than 4,096 chunks"),
+    "png of tiny chunks": (with_chunks(MOST_PARTS * 2, b"x" * 64), "a PNG of more than 4,096 chunks"),
+    "png of small chunks": (with_chunks(MOST_PARTS * 2, b"x" * 400), "a PNG of more than 4,096 chunks"),
     "jpeg of empty segments": (
         behind_the_start(b"\xff\xe0\0\x02" * MOST_PARTS),
         "a JPEG with more than 4,096 markers before its frame header",
@@ -151,7 +152,7 @@ def test_a_picture_of_countless_parts_is_refused_long_before_its_end(name: str) 
     "data",
     [
         with_chunks(4_000, b""),
-        with_chunks(10_000, b"x" * 64),
+        with_chunks(6_000, b"x" * 1024),
         behind_the_start(b"\xff\xe0\0\x02" * 4_000),
         behind_the_start(b"\xff\xfe\xff\xff" + bytes(65_533)),
         behind_the_start(b"\xff" * 1_000_000),

@@ -69,6 +69,7 @@ class JobService:
         self._keys = JobKeys(store, self._jobs, take=self._take, keep=self._keep, clock=clock)
         self._watches = JobWatches(store, clock)
         self._leaving = False
+        self._handing_over: dict[JobId, Job] = {}
         self._views = JobViews(images, clock)
         self.takeover = JobTakeover(
             images,
@@ -255,8 +256,11 @@ class JobService:
         await asyncio.gather(*endings, return_exceptions=True)
 
     async def _hand_over_what_waits(self) -> None:
-        while waiting := self._to_hand_over():  # more may have been told of meanwhile
+        cut_short = list(self._handing_over.values())
+        while waiting := [*cut_short, *self._to_hand_over()]:  # more may have been told of meanwhile
+            cut_short = []
             for job in waiting:
+                self._handing_over[job.job_id] = job
                 job.release()
             await asyncio.gather(*(self._hand_over(job) for job in waiting))
 
@@ -268,6 +272,7 @@ class JobService:
         with contextlib.suppress(SidecarError):  # then its lease lapses
             await self._keep(job)
             await self._store.renew(replace(job.lease, beat=job.lease.beat + 1, released=True))
+        self._handing_over.pop(job.job_id, None)
 
     # --- looking and waiting ------------------------------------------------------------------------------------------
 

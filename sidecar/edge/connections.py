@@ -22,13 +22,16 @@ class ConnectionLimit:
 
     def __init__(self) -> None:
         self._limit = allowed_connections()
+        self._servers: list[web.Server] = []
         self._silent: set[asyncio.BaseProtocol] = set()  # connected, and no request yet
 
     def factory(self, server: web.Server) -> Callable[[], asyncio.BaseProtocol]:
-        """A protocol factory for `loop.create_server` in front of aiohttp's own."""
+        """A protocol factory for `loop.create_server` in front of aiohttp's own. All servers share the limit."""
+        if server not in self._servers:
+            self._servers.append(server)
 
         def connect() -> asyncio.BaseProtocol:
-            if len(server.connections) >= self._limit:
+            if sum(len(other.connections) for other in self._servers) >= self._limit:
                 _log.warning("refused a connection: there are too many", limit=self._limit)
                 return _Refuse()
             protocol = server()

@@ -19,8 +19,8 @@ from sidecar.errors import UndecodablePicture, bounded
 MAX_SIDE = 16384
 MAX_PIXELS = 64 * 1024 * 1024
 MOST_PARTS = 4096
-"""Chunks that hold next to nothing, or markers before a frame header. Each costs a step; pictures have a few dozen."""
-_TINY_CHUNK = 64
+"""Chunks beside one for each KiB, or markers before a frame header. Each costs a step; pictures have a few dozen."""
+_BYTES_PER_CHUNK = 1024
 _DEFLATE_BEST_RATIO = 1032  # RFC 1951 cannot expand further: a header that promises more pixels lies
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -150,11 +150,11 @@ def _png(chunk_head: bytes) -> _Parser:
     header = bytes((yield _Need(13)))
     _check((yield _Need(4)), zlib.crc32(header, zlib.crc32(kind)))
     picture, needed = _png_header(header)
-    compressed = tiny = 0
+    compressed = chunks = size = 0
     while kind != b"IEND":
         length, kind = struct.unpack(">I4s", (yield _Need(8)))
-        tiny += length < _TINY_CHUNK
-        if tiny > MOST_PARTS:
+        chunks, size = chunks + 1, size + length
+        if chunks > MOST_PARTS + size // _BYTES_PER_CHUNK:
             raise UndecodablePicture(f"a PNG of more than {MOST_PARTS:,} chunks that hold next to nothing")
         checksum = zlib.crc32(kind)
         left = length

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
 from sidecar.errors import ImageNotFound
@@ -64,27 +65,55 @@ class OpenFile:
             descriptor.release()
 
     def __del__(self) -> None:
-        self.release()  # its reader left before anything could be sent
+        self.release()  # its reader left before anything could be sent, or it was opened for others to hold
 
 
 class OpenFiles:
-    """The files of one directory opened within the last second, as far as there is room for them."""
+    """The files of one directory opened within the last second. Beyond what there is room for, they come without heads
+    and are not kept.
+    """
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._kept: dict[Path, tuple[OpenFile, asyncio.TimerHandle]] = {}
+        self._kept: dict[Path, OpenFile] = {}
+        self._opening: dict[Path, asyncio.Task[OpenFile]] = {}
+        self._files = self._bytes = 0
 
     async def open(self, path: Path, head: int) -> OpenFile:
-        """A file with its first `head` bytes, at most LONGEST_HEAD. Raises ImageNotFound, StorageFailure."""
-        head = min(head, LONGEST_HEAD)
+        """A file, as far as may be with its first `head` bytes. Raises ImageNotFound, StorageFailure."""
         kept = self._kept.get(path)
-        if kept is not None and len(kept[0].head) >= head:
-            return kept[0].again()
-        file = OpenFile(*await self._directory.run("get", self._open, path, head))
-        self._keep(path, file.again())
+        if kept is not None:
+            return kept.again()
+        opening = self._opening.get(path)
+        if opening is None:
+            opening = self._opening[path] = asyncio.create_task(self._open(path, min(head, LONGEST_HEAD)))
+            opening.add_done_callback(partial(self._opened, path))
+        return (await asyncio.shield(opening)).again()
+
+    def _opened(self, path: Path, opening: asyncio.Task[OpenFile]) -> None:
+        del self._opening[path]
+        if not opening.cancelled():
+            opening.exception()  # seen, also where nobody waits any more
+
+    async def _open(self, path: Path, head: int) -> OpenFile:
+        """Once for all who wait: the bytes are counted before they are read."""
+        if self._files == _FILES or self._bytes + head > _BYTES:
+            return OpenFile(*await self._directory.run("get", self._read, path, 0))
+        self._take(1, head)
+        try:
+            file = OpenFile(*await self._directory.run("get", self._read, path, head))
+        except BaseException:
+            self._take(-1, -head)
+            raise
+        self._kept[path] = file.again()
+        asyncio.get_running_loop().call_later(_SECONDS, self._forget, path, head)
         return file
 
-    def _open(self, path: Path, head: int) -> tuple[_Descriptor, bytes]:
+    def _take(self, files: int, size: int) -> None:
+        self._files += files
+        self._bytes += size
+
+    def _read(self, path: Path, head: int) -> tuple[_Descriptor, bytes]:
         try:
             descriptor = _Descriptor(path)
         except FileNotFoundError:
@@ -92,17 +121,6 @@ class OpenFiles:
             raise ImageNotFound from None
         return descriptor, os.pread(descriptor.number, head, 0) if head else b""
 
-    def _keep(self, path: Path, file: OpenFile) -> None:
-        self._forget(path)
-        held = sum(len(kept.head) for kept, _ in self._kept.values())
-        if len(self._kept) < _FILES and held + len(file.head) <= _BYTES:
-            self._kept[path] = file, asyncio.get_running_loop().call_later(_SECONDS, self._forget, path)
-        else:
-            file.release()
-
-    def _forget(self, path: Path) -> None:
-        kept = self._kept.pop(path, None)
-        if kept is not None:
-            file, timer = kept
-            timer.cancel()
-            file.release()
+    def _forget(self, path: Path, head: int) -> None:
+        self._take(-1, -head)
+        self._kept.pop(path).release()
