@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -89,6 +90,19 @@ async def get(urls: Sequence[str], count: int, *, at_once: int = 8) -> None:
 
     async with aiohttp.ClientSession() as session:
         await asyncio.gather(*(reader(session) for _ in range(at_once)))
+
+
+async def crowd(url: str, readers: int) -> None:
+    """So many ask for one URL at once and take nothing of what comes; then they leave."""
+    parts = urlsplit(url)
+    asked = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+    opening = (asyncio.open_connection(parts.hostname, parts.port, limit=4096) for _ in range(readers))
+    connections = await asyncio.gather(*opening)
+    for _, writer in connections:
+        writer.write(asked)
+    await asyncio.gather(*(reader.readexactly(1000) for reader, _ in connections))
+    for _, writer in connections:
+        writer.transport.abort()
 
 
 async def text(url: str) -> str:

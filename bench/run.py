@@ -118,6 +118,7 @@ class Bench:
         """Of new processes each round: what they take when idle, under load, and to start."""
         seen: dict[str, list[_Footprint]] = {}
         with runtime(LARGE_IMAGE) as endpoint:
+            crowded = self._crowded(endpoint)
             for _ in range(self.rounds):
                 for result in ("link", "thumbnail"):
                     with project(endpoint, self.work, RUNTIME_CONCURRENCY="8") as server:
@@ -130,8 +131,17 @@ class Bench:
         link, thumbnail, other = (_median_footprint(seen.get(what)) for what in ("link", "thumbnail", "peer"))
         self.add(Row("peak memory, 8 × 8 MB at once, link", "MB", link.peak, other.peak, goal="≤ 130"))
         self.add(Row("peak memory, 8 × 8 MB at once, thumbnail", "MB", thumbnail.peak))
+        self.add(Row("peak memory, 400 readers of an 8 MB image who take nothing", "MB", crowded))
         self.add(Row("idle memory", "MB", link.idle, other.idle, goal="≤ 90"))
         self.add(Row("start to ready", "s", link.started, other.started, goal="≤ 1.5 and ≤ the peer's"))
+
+    def _crowded(self, endpoint: str) -> float:
+        with project(endpoint, self.work) as server:
+            url = asyncio.run(load.generate(server.url, 1)).image_urls[0]
+            asyncio.run(load.crowd(url, 400))
+            peak = server.peak_memory_mb
+        self._clear()
+        return peak
 
     # --- serving ------------------------------------------------------------------------------------------------------
 
