@@ -17,7 +17,7 @@ demo: $(VENV)/.runtime ## one real image through MCP, no cluster and no GPU; Ctr
 test: $(VENV)/.dev ## all tests but the heavy real components; ARGS goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-quick: $(VENV)/.dev ## the tests without real browsers, buckets and Prometheus: under two minutes
+quick: $(VENV)/.dev ## the tests without real browsers, buckets and Prometheus: about three minutes on two cores
 	$(BIN)/python -m pytest -m "not e2e and not npm and not container and not real" $(ARGS)
 
 check: lint types floors docs-check manifests test ## everything CI runs but make e2e, make conformance and make container-test, which take minutes each

@@ -174,7 +174,8 @@ async def test_a_look_at_a_runtime_that_fails_unforeseen_is_told_and_the_next_on
 async def test_a_host_that_no_name_server_can_be_asked_for_is_told(sidecar: Sidecar) -> None:
     settings = replace(sidecar.service.lane(None).settings, endpoint=f"http://{'a' * 64}/v1/models/painter")
     runtime = KServeV1Runtime(settings, sidecar.session, max_image_bytes=1, observer=lambda _event: None)
-    assert await runtime.readiness() == Readiness(ready=False, reached=True, detail="cannot be reached (UnicodeError)")
+    detail = "cannot be reached (no such host can be asked for)"
+    assert await runtime.readiness() == Readiness(ready=False, reached=True, detail=detail)
 
 
 @pytest.mark.parametrize(

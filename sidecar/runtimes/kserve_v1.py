@@ -112,7 +112,9 @@ class KServeV1Runtime:
             return Readiness(ready=False, reached=False, detail="does not answer")
         except RuntimeFailure as error:  # the token cannot be read
             return Readiness(ready=False, reached=False, detail=error.message)
-        except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: of a host that cannot be one
+        except UnicodeError:
+            return Readiness(ready=False, reached=True, detail="cannot be reached (no such host can be asked for)")
+        except (aiohttp.ClientError, OSError) as error:
             return Readiness(ready=False, reached=True, detail=f"cannot be reached ({type(error).__name__})")
 
     async def metrics(self) -> tuple[bytes, str]:
