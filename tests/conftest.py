@@ -21,7 +21,7 @@ from sidecar.core.service import ImageService
 from sidecar.edge import keys
 from sidecar.serving import Running, running
 from tests import ceph
-from tests.fake_kserve import FakeKServe
+from tests.fake_kserve import FakeKServe, succeed_when
 from tests.real_parts import require
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
@@ -116,6 +116,15 @@ class Sidecar:
     def _files(self) -> list[str]:
         parts = [path.relative_to(self.store) for path in self.store.rglob("*") if path.is_file()]
         return sorted(str(part) for part in parts if not part.name.endswith("-probe.part"))
+
+
+@pytest.fixture
+async def never(kserve: FakeKServe) -> AsyncIterator[None]:
+    """The runtime does not answer the first call before the test is over."""
+    over = asyncio.Event()
+    kserve.script.append(succeed_when(over))
+    yield
+    over.set()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,15 +54,6 @@ def lease_key(job_id: str) -> str:
     return keys.lease_key(JobId(job_id), 1)
 
 
-@pytest.fixture
-async def never(kserve: FakeKServe) -> AsyncIterator[None]:
-    """The runtime does not answer the first call before the test is over."""
-    over = asyncio.Event()
-    kserve.script.append(succeed_when(over))
-    yield
-    over.set()
-
-
 # --- leases -----------------------------------------------------------------------------------------------------------
 
 
@@ -73,7 +63,7 @@ async def test_a_store_that_takes_its_time_to_record_ends_holds_up_no_renewal(
     settings = {"JOB_LEASE_INTERVAL": "0.1s", "RESPONSE_BUDGET": "0.2s", "SPOOL_PATH": str(tmp_path / "spool")}
     sidecar = await start_sidecar(**at(odd), **settings)
     odd.refused = {"jobs/done"}
-    await start(sidecar, "ended", idempotency_key="k", result="link")
+    made = await start(sidecar, "ended", idempotency_key="k", result="link")
     await all_seen_through()
     odd.stalled = {"jobs/done"}
     odd.asked.clear()
@@ -88,6 +78,7 @@ async def test_a_store_that_takes_its_time_to_record_ends_holds_up_no_renewal(
     async with asyncio.timeout(10):
         while odd.puts.count(lease_key(waiting["job_id"])) < before + 5:
             await asyncio.sleep(0.02)
+    assert done_key(made["job_id"]) not in odd.kept
     odd.going_on.set()
     never.set()
 

@@ -241,15 +241,19 @@ async def test_a_caller_who_leaves_between_two_images_leaves_no_job_behind(
     assert (prompts(kserve), sidecar.stored_jobs()) == (["two", "next"], [])
 
 
-async def test_what_gets_its_handle_while_the_server_leaves_is_left_to_the_next_too(
-    odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
-) -> None:
+@pytest.fixture
+async def behind_another(never: None, odd: Odd, start_sidecar: StartSidecar, tmp_path: Path) -> tuple[Sidecar, JobId]:
+    """A pod whose runtime works for ever, and the generation that waits behind that."""
     settings = {"RESPONSE_BUDGET": "0.5s", "JOB_LEASE_INTERVAL": "1h", "SPOOL_PATH": str(tmp_path / "spool")}
     sidecar = await start_sidecar(**at(odd), **settings)
-    never = asyncio.Event()
-    kserve.script.append(succeed_when(never))
-    await start(sidecar, "first")
-    await start(sidecar, "second")
+    await start(sidecar, "running")
+    return sidecar, JobId((await start(sidecar, "waiting"))["job_id"])
+
+
+async def test_what_gets_its_handle_while_the_server_leaves_is_left_to_the_next_too(
+    odd: Odd, behind_another: tuple[Sidecar, JobId]
+) -> None:
+    sidecar, _ = behind_another
     odd.going_on.clear()
     third = asyncio.create_task(start(sidecar, "third"))
     await metric_becomes(sidecar, DEPTH, 2)
@@ -262,35 +266,21 @@ async def test_what_gets_its_handle_while_the_server_leaves_is_left_to_the_next_
     told = await third
     await leaving
     assert (told["status"], f"jobs/open/{told['job_id']}.json" in odd.kept) == ("queued", True)
-    never.set()
 
 
-async def test_who_leaves_in_a_hurry_waits_for_no_store(
-    odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
-) -> None:
-    settings = {"RESPONSE_BUDGET": "0.2s", "JOB_LEASE_INTERVAL": "1h", "SPOOL_PATH": str(tmp_path / "spool")}
-    sidecar = await start_sidecar(**at(odd), **settings)
-    never = asyncio.Event()
-    kserve.script.append(succeed_when(never))
-    await start(sidecar, "running")
-    await start(sidecar, "waiting")
+async def test_who_leaves_in_a_hurry_waits_for_no_store(odd: Odd, behind_another: tuple[Sidecar, JobId]) -> None:
+    sidecar, _ = behind_another
     odd.going_on.clear()
     async with asyncio.timeout(10):  # less than any call of the store may take
         await sidecar.app[app_keys.JOBS].drain(0.0, store_seconds=0.1)
     assert not sidecar.service.busy
     odd.going_on.set()
-    never.set()
 
 
 async def test_what_was_just_being_handed_over_when_the_hurry_began_is_handed_over_all_the_same(
-    odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
+    odd: Odd, behind_another: tuple[Sidecar, JobId]
 ) -> None:
-    settings = {"RESPONSE_BUDGET": "0.2s", "JOB_LEASE_INTERVAL": "1h", "SPOOL_PATH": str(tmp_path / "spool")}
-    sidecar = await start_sidecar(**at(odd), **settings)
-    never = asyncio.Event()
-    kserve.script.append(succeed_when(never))
-    await start(sidecar, "running")
-    waiting = await start(sidecar, "waiting")
+    sidecar, waiting = behind_another
     odd.asked.clear()
     odd.going_on.clear()
     leaving = asyncio.create_task(sidecar.app[app_keys.JOBS].drain(0.0))
@@ -299,11 +289,10 @@ async def test_what_was_just_being_handed_over_when_the_hurry_began_is_handed_ov
     await asyncio.gather(leaving, return_exceptions=True)
     odd.going_on.set()
     odd.stalled.clear()
-    key = keys.lease_key(JobId(waiting["job_id"]), 1)
+    key = keys.lease_key(waiting, 1)
     odd.kept.pop(key, None)
     await sidecar.app[app_keys.JOBS].drain(0.0, store_seconds=5)
     assert json.loads(odd.kept[key])["released"] is True
-    never.set()
 
 
 # --- what the images alone would not tell -----------------------------------------------------------------------------

@@ -101,7 +101,7 @@ class S3Storage:
         self._spool = spool
         self._s3 = s3
         self._cache_control = f"private, max-age={int(settings.cache_max_age)}"
-        self._base_url = _base_url(s3.public_endpoint_url or bucket.endpoint, s3)
+        self._base_url = s3_links.base_url(s3.public_endpoint_url or bucket.endpoint, s3.bucket, s3.addressing_style)
         self._clock = clock
         self._observer = observer
         self._recent = RecentImages(clock)
@@ -395,11 +395,3 @@ class S3Storage:
             detail = f"The spool (SPOOL_PATH): {error.detail}"
             return StorageFailure(error.message, retry_after=error.retry_after, detail=detail)
         return None
-
-
-def _base_url(endpoint: str, s3: S3Settings) -> str:
-    """What clients' URLs begin with; keys are below it."""
-    if s3.addressing_style == "path":
-        return f"{endpoint}/{s3.bucket}"
-    parts = urlsplit(endpoint)
-    return f"{parts.scheme}://{s3.bucket}.{parts.netloc}{parts.path}"

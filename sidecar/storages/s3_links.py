@@ -28,6 +28,14 @@ class Signer:
     expires: datetime | None
 
 
+def base_url(endpoint: str, bucket: str, addressing_style: str) -> str:
+    """What clients' URLs begin with; keys are below it."""
+    if addressing_style == "path":
+        return f"{endpoint}/{bucket}"
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{bucket}.{parts.netloc}{parts.path}"
+
+
 def link(base_url: str, key: str, signer: Signer, *, region: str, life: float, now: datetime, until: datetime) -> Link:
     """A GET of `key` below `base_url`, for `life` seconds from its window on and never past `until`."""
     life = min(life, LONGEST)
