@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -173,8 +174,7 @@ async def test_what_is_no_http_leaves_no_traceback_in_the_log(kserve: FakeKServe
 @asynccontextmanager
 async def logging_to(file: Path, environment: dict[str, str]) -> AsyncIterator[Served]:
     """A sidecar whose log is not JSON, on a port chosen beforehand since the log is not there to tell it."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = str(_port_that_nobody_is_given())
     with file.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *COMMAND, "serve", env={**environment, "LISTEN_PORT": port}, stderr=log
@@ -192,6 +192,13 @@ async def logging_to(file: Path, environment: dict[str, str]) -> AsyncIterator[S
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+def _port_that_nobody_is_given() -> int:
+    """Free, and below those that the system gives to others while this one is starting."""
+    while True:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", random.randint(20_000, 32_000))) as probe:
+            return int(probe.getsockname()[1])
 
 
 async def _answers(sidecar: Served) -> bool:
