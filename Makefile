@@ -108,5 +108,5 @@ tests/npm/node_modules/.installed: tests/npm/package.json
 	@touch $@
 
 clean: ## remove environments, caches and what the bench wrote
-	rm -rf .venv .venv-newest .venv-e2e .venv-peer .node .kubectl tests/npm/node_modules .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-debian .venv-newest .venv-e2e .venv-peer .node .kubectl tests/npm/node_modules .mypy_cache .pytest_cache .ruff_cache \
 	  .import_linter_cache .hypothesis build dist bench-result.json

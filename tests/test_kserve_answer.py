@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import binascii
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pybase64
@@ -15,6 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import sidecar
 from sidecar.errors import RuntimeAnsweredNonsense
 from sidecar.runtimes.kserve_answer import LONG_TEXT, AnswerReader
 
@@ -200,3 +204,16 @@ def test_what_is_kept_of_an_answer_does_not_grow_with_its_image() -> None:
         reader.feed(piece)
     reader.finish()
     assert (reader.kept_bytes < 100, sink.data, sink.restarts) == (True, bytes(3_000_000), 1)
+
+
+def test_no_pattern_uses_a_possessive_quantifier() -> None:
+    """CPython before 3.11.5 matches nested ones wrongly (issue 13); not every 3.11.2 has Debian's patch for it."""
+    sources = Path(sidecar.__file__).parent.rglob("*.py")
+    constants = [
+        (source.name, node.value if isinstance(node.value, str) else node.value.decode("latin-1"))
+        for source in sources
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes))
+    ]
+    assert len(constants) > 1000
+    assert [found for found in constants if re.search(r"[\])*+?}][*+?}]\+", found[1])] == []

@@ -24,7 +24,7 @@ _BYTES_PER_CHUNK = 1024
 _DEFLATE_BEST_RATIO = 1032  # RFC 1951 cannot expand further: a header that promises more pixels lies
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_FILL = re.compile(rb"\xff*+")
+_FILL = re.compile(rb"(?>\xff*)")
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 
 

@@ -22,12 +22,16 @@ from sidecar.errors import RuntimeAnsweredNonsense
 LONG_TEXT = 4096
 """Characters of base64 from which a text is decoded as it comes. A shorter one is decoded at the end."""
 
-_BASE64 = re.compile(rb"[A-Za-z0-9+/]*+")
-_BASE64_AND_PADDING = re.compile(rb"[A-Za-z0-9+/=]*+")
-_SHORT_TEXTS = re.compile(rb'[^"]*+(?:"[^"\\]{0,%d}+(?:\\.[^"\\]*+)*+"[^"]*+)*+' % (LONG_TEXT - 1), re.DOTALL)
+# Atomic groups, no possessive quantifiers: CPython before 3.11.5 matches those wrongly where they are nested
+# (python/cpython#106052), and Debian 12 ships 3.11.2.
+_BASE64 = re.compile(rb"(?>[A-Za-z0-9+/]*)")
+_BASE64_AND_PADDING = re.compile(rb"(?>[A-Za-z0-9+/=]*)")
+_SHORT_TEXTS = re.compile(
+    rb'(?>[^"]*)(?>(?:"(?>[^"\\]{0,%d})(?>(?:\\.(?>[^"\\]*))*)"(?>[^"]*))*)' % (LONG_TEXT - 1), re.DOTALL
+)
 """Texts that do not begin with LONG_TEXT characters of base64, and what is between them: one step for them all."""
-_TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_VALID_TEXT = re.compile(rb'[^"\\]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\]*+)*+')
+_TEXT = re.compile(rb'(?>[^"\\]*)(?>(?:\\.(?>[^"\\]*))*)', re.DOTALL)
+_VALID_TEXT = re.compile(rb'(?>[^"\\]*)(?>(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})(?>[^"\\]*))*)')
 _PADDING = ord("=")
 _LONGEST_ESCAPE = len(r"\u0000")
 
