@@ -178,6 +178,19 @@ class StorageFull(StorageFailure):
     reason = "storage_full"
 
 
+class GenerationUnknown(StorageFailure):
+    """The store cannot be asked how a generation stands: it may be queued, working or ended. It has not failed.
+
+    `job_id` is None where the store could not even say which generation an idempotency key belongs to.
+    """
+
+    def __init__(
+        self, message: str, *, job_id: str | None, retry_after: float | None = None, detail: str | None = None
+    ) -> None:
+        super().__init__(message, retry_after=retry_after or 10.0, detail=detail)
+        self.job_id = job_id
+
+
 def bounded(text: str, limit: int = 300) -> str:
     """Foreign text on one line, at most `limit` characters, fit for a message or a log (no lone surrogates)."""
     line = " ".join(text.encode("utf-8", "replace").decode().split())

@@ -149,7 +149,7 @@ async def test_a_key_that_is_given_up_in_the_moment_it_was_lost_is_won_by_the_ne
     assert (again["job_id"], again["images"]) == (made["job_id"], made["images"])
 
 
-async def test_a_key_that_is_lost_again_and_again_is_told_as_one_to_try_again(
+async def test_a_key_that_is_lost_again_and_again_is_told_as_one_of_which_nothing_is_known(
     odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
 ) -> None:
     """Its job is a newer version's, which this one can neither read nor put aside."""
@@ -158,7 +158,8 @@ async def test_a_key_that_is_lost_again_and_again_is_told_as_one_to_try_again(
     odd.kept[keys.open_job_key(newer)] = b'{"schema_version": 99}'
     odd.kept[keys.idempotency_key(digest_of("k"))] = encode_key(newer)
     told = await start(sidecar, idempotency_key="k")
-    assert (told["status"], "Repeat the call with the same key" in told["message"]) == ("failed", True)
+    assert (told["status"], told["job_id"], told["retry_after_seconds"]) == ("working", None, 1)
+    assert "Repeat the call with the same idempotency_key" in told["message"]
     assert kserve.instances == []
     assert [key for key in odd.kept if key.startswith("jobs/open/")] == [keys.open_job_key(newer)]
 

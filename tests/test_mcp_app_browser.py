@@ -512,6 +512,35 @@ async def test_a_job_under_way_is_asked_for_until_it_is_done(host: Host) -> None
     assert host.calls == [("get_generation", {"job_id": "job-1", "wait_seconds": 20})] * 3
 
 
+AWAY = "The image store cannot be asked at the moment."
+
+
+async def test_a_job_is_asked_for_again_when_the_store_may_be_back(host: Host) -> None:
+    made = await host.sidecar.made()
+    host.answers(
+        "get_generation", job("working", message=AWAY, retry_after_seconds=30), job("completed", images=[made])
+    )
+    await host.page.clock.install()
+    await host.open()
+    await host.notify("ui/notifications/tool-input", {"arguments": {"prompt": "a cat"}})
+    await host.result(job("working")["result"]["structuredContent"])
+    await host.page.clock.run_for(1_000)
+    await expect(host.view.locator("#doing")).to_have_text("The image store is away; asking again…")
+    await host.page.clock.run_for(29_000)
+    assert len(host.calls) == 1
+    await host.page.clock.run_for(1_000)
+    await expect(host.picture).to_be_visible()
+
+
+async def test_a_key_of_which_nothing_is_known_shows_the_sentence_that_says_so(host: Host) -> None:
+    await host.open()
+    await host.notify("ui/notifications/tool-input", {"arguments": {"prompt": "a cat"}})
+    unknown = job("working", message=AWAY, retry_after_seconds=30)["result"]["structuredContent"]
+    await host.result({**unknown, "job_id": None})
+    await expect(host.view.get_by_role("alert")).to_have_text(AWAY)
+    assert host.calls == []
+
+
 async def test_a_job_that_fails_shows_its_sentence(host: Host) -> None:
     host.answers("get_generation", job("failed", message="The painter fell asleep."))
     await host.open()

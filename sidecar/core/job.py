@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from sidecar.core.generation import Generation, Progress
 from sidecar.domain import JobId, JobRecord, JobResult, Lease, MissingImage, StoredImage
+from sidecar.errors import GenerationUnknown, StorageFailure
 
 JobStatus = Literal["queued", "working", "completed", "failed", "cancelled"]
 
@@ -169,6 +171,25 @@ def cancellation(lease: Lease, now: datetime) -> JobResult:
         finished=now,
         message="The generation was cancelled before the runtime had begun.",
     )
+
+
+@contextmanager
+def unknown_without_the_store(message: str, job_id: JobId | None) -> Iterator[None]:
+    """Around questions about a generation: a store that fails says nothing of how the generation stands.
+
+    Raises GenerationUnknown in place of StorageFailure.
+    """
+    try:
+        yield
+    except GenerationUnknown:
+        raise
+    except StorageFailure as error:
+        raise GenerationUnknown(
+            message,
+            job_id=None if job_id is None else job_id.text,
+            retry_after=error.retry_after,
+            detail=error.detail,
+        ) from error
 
 
 def look_at_failure(task: asyncio.Task[None]) -> None:

@@ -6,12 +6,16 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
-from sidecar.core.job import Job
+from sidecar.core.job import Job, unknown_without_the_store
 from sidecar.core.key_locks import KeyLocks
 from sidecar.domain import JobId, JobRecord
-from sidecar.errors import JobNotFound, KeyConflict, StorageFailure
+from sidecar.errors import GenerationUnknown, JobNotFound, KeyConflict, StorageFailure
 from sidecar.ports import Clock, JobStore
 
+_UNKNOWN = (
+    "The image store cannot be asked at the moment whether a generation with this idempotency_key exists. Nothing was "
+    "begun by this call."
+)
 _TRIES = 5  # where a key is lost to somebody who gives it up again
 
 
@@ -37,22 +41,20 @@ class JobKeys:
     async def job_of(self, record: JobRecord, key_digest: str) -> JobId:
         """The job that has the key: one that was there, or else the one of this record.
 
-        Raises StorageFailure, KeyConflict where the key was used with other arguments, and what `take` raises.
+        Raises GenerationUnknown while the store cannot say which job has the key, StorageFailure where it does not
+        take a new one, KeyConflict where the key was used with other arguments, and what `take` raises.
         """
         async with self._locks.alone(key_digest):
             for _ in range(_TRIES):
-                holder = await self._store.key_holder(key_digest)
+                with unknown_without_the_store(_UNKNOWN, None):
+                    holder = await self._store.key_holder(key_digest)
                 if holder is not None:
-                    with contextlib.suppress(JobNotFound):  # its time is over, or its pod could not take it
+                    with contextlib.suppress(JobNotFound):  # it has expired, or its pod could not take it
                         return await self._same(holder, record.arguments_digest)
                 if await self._takes(record):
                     return record.job_id
                 record = _with_another_id(record)
-        raise StorageFailure(
-            "The image store has not decided between several calls with this idempotency key. Repeat the call with the "
-            "same key.",
-            retry_after=1,
-        )
+        raise GenerationUnknown(_UNKNOWN, job_id=None, retry_after=1)
 
     async def _takes(self, record: JobRecord) -> bool:
         """Take a job on; whether it has won its key."""
@@ -66,7 +68,8 @@ class JobKeys:
 
     async def _same(self, job_id: JobId, arguments_digest: str) -> JobId:
         local = self._jobs.get(job_id)
-        record = local.record if local else (await self._store.read(job_id)).record
+        with unknown_without_the_store(_UNKNOWN, job_id):
+            record = local.record if local else (await self._store.read(job_id)).record
         if record.expires <= self._clock.now():
             raise JobNotFound
         if record.arguments_digest != arguments_digest:

@@ -18,7 +18,7 @@ from datetime import timedelta
 from functools import partial
 
 from sidecar.config import JobSettings
-from sidecar.core.job import Job, JobView, cancellation, look_at_failure
+from sidecar.core.job import Job, JobView, cancellation, look_at_failure, unknown_without_the_store
 from sidecar.core.job_keys import JobKeys
 from sidecar.core.job_takeover import JobTakeover
 from sidecar.core.job_upkeep import JobUpkeep
@@ -32,6 +32,7 @@ from sidecar.domain import (
     JobRecord,
     Lease,
     StoredJob,
+    owner_tag,
 )
 from sidecar.errors import (
     JobNotFound,
@@ -44,6 +45,8 @@ from sidecar.ports import Clock, JobStore, Observer
 
 _LONG = 3600.0
 _RECORDING_SECONDS = 5.0  # beyond RESPONSE_BUDGET, for a store that is slow to take a record
+_UNKNOWN = "The image store cannot be asked at the moment, so it is not known how this generation stands."
+_NOT_CANCELLED = "The image store cannot be asked at the moment, so the generation was not cancelled."
 
 
 class JobService:
@@ -215,13 +218,17 @@ class JobService:
             job.leave()
 
     async def cancel(self, job_id: JobId, owner: str = ANONYMOUS) -> JobView:
-        """Take a queued job out of the line; nothing stops a runtime that works. Raises JobNotFound, StorageFailure."""
+        """Take a queued job out of the queue; a runtime that works cannot be stopped.
+
+        Raises JobNotFound, and GenerationUnknown while the store does not answer: then it may not be cancelled.
+        """
         job = self._own(job_id, owner)
         begun = job is not None and job.record.begun
-        if not begun and await self._stored(job_id, owner) is not None:
-            cancelling = asyncio.create_task(self._cancel(job_id))  # begun, it must be ended, also if its caller leaves
-            cancelling.add_done_callback(look_at_failure)
-            await asyncio.shield(cancelling)
+        with unknown_without_the_store(_NOT_CANCELLED, job_id):
+            if not begun and await self._stored(job_id, owner) is not None:
+                cancelling = asyncio.create_task(self._cancel(job_id))  # begun, it must end, also if its caller leaves
+                cancelling.add_done_callback(look_at_failure)
+                await asyncio.shield(cancelling)
         return await self.view(job_id, owner)
 
     async def _cancel(self, job_id: JobId) -> None:
@@ -277,7 +284,9 @@ class JobService:
     # --- looking and waiting ------------------------------------------------------------------------------------------
 
     def _own(self, job_id: JobId, owner: str) -> Job | None:
-        """A job that is worked on here. Raises JobNotFound where it is somebody else's."""
+        """A job that is worked on here. Raises JobNotFound where its id is another owner's."""
+        if job_id.owner_tag != owner_tag(owner):
+            raise JobNotFound
         job = self._jobs.get(job_id) or self.upkeep.unacknowledged.get(job_id)
         if job is not None and job.record.owner != owner:
             raise JobNotFound
@@ -312,7 +321,11 @@ class JobService:
         return await self.view(job_id, owner)
 
     async def view(self, job_id: JobId, owner: str = ANONYMOUS) -> JobView:
-        """How a job stands. Raises JobNotFound, StorageFailure."""
+        """How a job stands. Raises JobNotFound, GenerationUnknown."""
+        with unknown_without_the_store(_UNKNOWN, job_id):
+            return await self._view(job_id, owner)
+
+    async def _view(self, job_id: JobId, owner: str) -> JobView:
         job = self._own(job_id, owner)
         if job is not None and (job.result is not None or job.generation.begun or not job.told):
             return job.view
@@ -331,13 +344,17 @@ class JobService:
         return await self._views.of_stored(stored)
 
     async def wait(self, job_id: JobId, seconds: float, owner: str = ANONYMOUS) -> JobView:
-        """The view as soon as the job has ended, or after `seconds`. Raises JobNotFound, StorageFailure."""
+        """The view as soon as the job has ended, or after `seconds`. Raises JobNotFound, GenerationUnknown."""
+        with unknown_without_the_store(_UNKNOWN, job_id):
+            return await self._wait(job_id, seconds, owner)
+
+    async def _wait(self, job_id: JobId, seconds: float, owner: str) -> JobView:
         job = self._own(job_id, owner)
         if job is not None:
             await asyncio.wait({job.ending}, timeout=seconds)
-            return job.view if job.result is not None or job.released else await self.view(job_id, owner)
+            return job.view if job.result is not None or job.released else await self._view(job_id, owner)
         if self._leaving:  # nobody is kept waiting by a process that is about to end
-            return replace(await self.view(job_id, owner), handed_over=True)
+            return replace(await self._view(job_id, owner), handed_over=True)
         try:
             stored = self._views.checked(await self._watches.wait(job_id, seconds), owner)
         except JobNotFound:

@@ -20,8 +20,9 @@ from pydantic import ConfigDict, Field
 from sidecar.domain import JobId
 from sidecar.edge.errors_map import jsonrpc_errors
 from sidecar.edge.tools.results import generation_result
-from sidecar.edge.tools.task_result import task_of
+from sidecar.edge.tools.task_result import task_of, unknown_task
 from sidecar.edge.tools.tool import Call
+from sidecar.errors import GenerationUnknown
 
 EXTENSION_ID = "io.modelcontextprotocol/tasks"
 
@@ -82,7 +83,10 @@ def _check(context: _Context, params: TaskParams) -> None:
 
 
 async def _get(call: Call, job_id: JobId) -> dict[str, Any]:
-    view = await call.jobs.view(job_id, call.owner)
+    try:
+        view = await call.jobs.view(job_id, call.owner)
+    except GenerationUnknown as error:  # an error would end the client's polling
+        return unknown_task(job_id, error, call.settings.jobs.ttl)
     task = task_of(view, call.settings.jobs.ttl)
     if view.status in ("completed", "failed"):
         result = await generation_result(call, view)

@@ -76,7 +76,13 @@ class FileJobs:
         private.unlink()
 
     async def key_holder(self, key_digest: str) -> JobId | None:
-        return await self._directory.run("key_holder", self._key_holder, self._root / keys.idempotency_key(key_digest))
+        return await self._directory.run("key_holder", self._find_key_holder, key_digest)
+
+    def _find_key_holder(self, key_digest: str) -> JobId | None:
+        holder = self._key_holder(self._root / keys.idempotency_key(key_digest))
+        if holder is None:
+            self._directory.require_volume()
+        return holder
 
     def _key_holder(self, path: Path) -> JobId | None:
         data = disk.bytes_or_none(path)

@@ -172,12 +172,14 @@ async function finished(result, turn) {
   const until = Date.now() + POLL_FOR_MS;
   let failures = 0;
   while (UNDER_WAY.includes(result.structuredContent?.status)) {
-    const { job_id: job, status } = result.structuredContent;
+    const { job_id: job, status, message, retry_after_seconds: seconds } = result.structuredContent;
+    const unknown = Number.isFinite(seconds); // the server cannot ask its store at the moment
     if (typeof job !== "string" || !mayCall() || Date.now() > until) {
-      throw new Error("The image is still being made. Ask for it again in a while.");
+      throw new Error((unknown && sentence(message)) || "The image is still being made. Ask for it again in a while.");
     }
-    showProgress(status === "queued" ? "Waiting in line…" : "Still working…");
-    await new Promise((resolve) => setTimeout(resolve, POLL_PAUSE_MS * 2 ** failures));
+    showProgress(unknown ? "The image store is away; asking again…" : status === "queued" ? "Waiting in line…" : "Still working…");
+    const pause = POLL_PAUSE_MS * 2 ** failures;
+    await new Promise((resolve) => setTimeout(resolve, unknown ? Math.max(pause, Math.min(seconds, 60) * 1000) : pause));
     if (turn !== state.turn) return result;
     try {
       result = await callTool("get_generation", { job_id: job, wait_seconds: POLL_SECONDS });

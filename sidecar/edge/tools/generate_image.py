@@ -17,7 +17,7 @@ from sidecar.edge.tools.results import GenerationModel, failed_generation, gener
 from sidecar.edge.tools.task_result import created
 from sidecar.edge.tools.tool import Arguments, Call, Tool, ToolResult, input_schema
 from sidecar.edge.tools.waiting import Waiting
-from sidecar.errors import StorageFailure
+from sidecar.errors import GenerationUnknown
 
 SMALLEST_SIDE, LARGEST_SIDE, SIDE_STEP = 64, 2048, 8
 
@@ -165,8 +165,11 @@ async def _submitted(
                 result_mode=arguments.result,
             )
     except TimeoutError:
-        raise StorageFailure(
-            "The image store is slow at the moment. Repeat the call with the same idempotency_key.", retry_after=5
+        raise GenerationUnknown(
+            "The image store is slow at the moment, so it is not known whether a generation with this idempotency_key "
+            "exists.",
+            job_id=None,
+            retry_after=5,
         ) from None
 
 

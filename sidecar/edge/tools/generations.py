@@ -8,9 +8,10 @@ import mcp_types as types
 from pydantic import Field
 
 from sidecar.domain import JobId
-from sidecar.edge.tools.results import GenerationModel, failed_generation, generation_result
+from sidecar.edge.tools.results import GenerationModel, failed_generation, generation_result, unknown_generation
 from sidecar.edge.tools.tool import Arguments, Call, Tool, input_schema
 from sidecar.edge.tools.waiting import Waiting
+from sidecar.errors import GenerationUnknown, SidecarError
 
 _JOB_ID = "the job_id of a generate_image result"
 
@@ -65,6 +66,12 @@ async def cancel_generation(call: Call, arguments: CancelGenerationArguments) ->
     )
 
 
+def _not_cancelled(error: SidecarError) -> types.CallToolResult:
+    if isinstance(error, GenerationUnknown):
+        return unknown_generation(error, tool="cancel_generation")
+    return failed_generation(error)
+
+
 _OUTPUT = GenerationModel.model_json_schema(mode="serialization")
 
 GET_GENERATION = Tool(
@@ -102,5 +109,5 @@ CANCEL_GENERATION = Tool(
     ),
     arguments=CancelGenerationArguments,
     function=cancel_generation,
-    failed=failed_generation,
+    failed=_not_cancelled,
 )

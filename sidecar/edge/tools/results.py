@@ -8,6 +8,7 @@ result stay under 100,000 base64 characters together.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, get_args
@@ -21,7 +22,7 @@ from sidecar.core.job import JobView
 from sidecar.core.thumbnails import THUMBNAIL_BYTES
 from sidecar.domain import ImageRecord, StoredImage
 from sidecar.edge.tools.tool import Call
-from sidecar.errors import INTERNAL, SidecarError, UndecodablePicture
+from sidecar.errors import INTERNAL, GenerationUnknown, SidecarError, UndecodablePicture
 
 PREVIEW_SECONDS = 5.0
 
@@ -55,6 +56,11 @@ class GenerationModel(BaseModel):
     message: str | None = Field(
         description="What the user should know besides: what to do next, parameters not applied, images missing, "
         "what went wrong."
+    )
+    retry_after_seconds: int | None = Field(
+        default=None,
+        description="When to ask again. With the status working: the image store cannot be asked at the moment, so how "
+        "the generation stands is not known; it has not failed.",
     )
 
 
@@ -104,8 +110,38 @@ def failed(error: SidecarError) -> types.CallToolResult:
 
 def failed_generation(error: SidecarError) -> types.CallToolResult:
     """The same for tools whose result is a generation."""
-    structured = GenerationModel(status="failed", job_id=None, images=[], message=error.message)
+    if isinstance(error, GenerationUnknown):
+        return unknown_generation(error)
+    structured = GenerationModel(
+        status="failed",
+        job_id=None,
+        images=[],
+        message=error.message,
+        retry_after_seconds=None if error.retry_after is None else _whole_seconds(error.retry_after),
+    )
     return failed(error).model_copy(update={"structured_content": structured.model_dump()})
+
+
+def unknown_generation(error: GenerationUnknown, tool: str = "get_generation") -> types.CallToolResult:
+    """A result that keeps the caller asking: no error, because the generation has not failed."""
+    seconds = _whole_seconds(error.retry_after or 0)
+    again = (
+        f"Repeat the call with the same idempotency_key in about {seconds} s."
+        if error.job_id is None
+        else f"Call {tool} with this job_id again in about {seconds} s, and do not call generate_image again for it."
+    )
+    message = f"{error.message} {again}"
+    structured = GenerationModel(
+        status="working", job_id=error.job_id, images=[], message=message, retry_after_seconds=seconds
+    )
+    text = message if error.job_id is None else f"{message} job_id: {error.job_id}"
+    return types.CallToolResult(
+        content=[types.TextContent(text=text)], structured_content=structured.model_dump(), is_error=False
+    )
+
+
+def _whole_seconds(seconds: float) -> int:
+    return max(1, math.ceil(seconds))
 
 
 def _message(view: JobView) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.core.job import JobView
+from sidecar.domain import JobId
 from sidecar.edge.tools.results import rfc3339, where_it_stands
+from sidecar.errors import GenerationUnknown
 
 POLL_MILLISECONDS = 2000
 
@@ -28,3 +30,17 @@ def task_of(view: JobView, ttl: float) -> dict[str, Any]:
         "pollIntervalMs": POLL_MILLISECONDS,
     }
     return {**task, "statusMessage": message} if message else task
+
+
+def unknown_task(job_id: JobId, error: GenerationUnknown, ttl: float) -> dict[str, Any]:
+    """A task that goes on as far as can be told while the store does not answer."""
+    created_at = rfc3339(job_id.created)
+    return {
+        "taskId": str(job_id),
+        "status": "working",
+        "createdAt": created_at,
+        "lastUpdatedAt": created_at,
+        "ttlMs": round(ttl * 1000),
+        "pollIntervalMs": max(POLL_MILLISECONDS, round(1000 * (error.retry_after or 0))),
+        "statusMessage": error.message,
+    }
