@@ -254,7 +254,14 @@ async def test_a_wrong_argument_is_told_with_what_is_allowed(
 ) -> None:
     result = await sidecar.generate(era, **arguments)
     assert (result.is_error, result.content[0].text) == (True, told)
-    assert result.structured_content == {"status": "failed", "job_id": None, "images": [], "message": told}
+    expected: dict[str, Any] = {
+        "status": "failed",
+        "job_id": None,
+        "images": [],
+        "message": told,
+        "retry_after_seconds": None,
+    }
+    assert result.structured_content == expected
     assert (kserve.instances, sidecar.stored()) == ([], [])
 
 

@@ -171,7 +171,14 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(
 
     told = "The queue is full (1 waiting). Try again in about 15 seconds."
     assert (refused.is_error, refused.content[0].text) == (True, told)
-    assert refused.structured_content == {"status": "failed", "job_id": None, "images": [], "message": told}
+    expected: dict[str, Any] = {
+        "status": "failed",
+        "job_id": None,
+        "images": [],
+        "message": told,
+        "retry_after_seconds": 15,
+    }
+    assert refused.structured_content == expected
     assert (await outcomes(sidecar), await sidecar.metric(DEPTH)) == ({"rejected": 1}, 1)
     release.set()
     assert not (await first).is_error
