@@ -22,7 +22,7 @@ from sidecar.core.service import ImageService
 from sidecar.core.sweeper import Sweeper
 from sidecar.edge import gallery, health, images_http, keys, metrics_http
 from sidecar.edge.asgi_bridge import ASGIBridge
-from sidecar.edge.connections import ConnectionLimit
+from sidecar.edge.bodies import BodyReader
 from sidecar.edge.cross_origin import MCP_PATH, CrossOrigin
 from sidecar.edge.guard import HostGuard
 from sidecar.edge.mcp_server import ImageMCPServer, session_manager
@@ -38,23 +38,19 @@ from sidecar.storages.opening import opened_store
 _log = structlog.stdlib.get_logger("sidecar.app")
 
 MCP_SERVER = web.AppKey("mcp_server", ImageMCPServer)
-CONNECTIONS = web.AppKey("connections", ConnectionLimit)
 OWN_URL = web.AppKey("own_url", list[str])
 _BRIDGE = web.AppKey("bridge", ASGIBridge)
 
 
 def create_app(settings: Settings, *, clock: Clock | None = None) -> web.Application:
     """The sidecar as an aiohttp application. It must be run with `handler_cancellation=True` (see serving.py)."""
-    connections = ConnectionLimit()
     cross_origin = CrossOrigin(settings.listen)
     app = web.Application(
-        middlewares=[request_middleware(connections.saw_request), HostGuard(settings.listen), cross_origin],
-        client_max_size=64 * 1024,
+        middlewares=[request_middleware, HostGuard(settings.listen), cross_origin, BodyReader()],
     )
     app.on_response_prepare.extend((name_request, cross_origin.name_origin))
     app[keys.SETTINGS] = settings
     app[keys.CLOCK] = clock or SystemClock()
-    app[CONNECTIONS] = connections
     app[OWN_URL] = []
     app.router.add_post(MCP_PATH, _mcp)
     app.router.add_routes([*images_http.routes(), *health.routes()])
@@ -67,12 +63,12 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> web.Applica
 
 
 def create_metrics_app(app: web.Application) -> web.Application:
-    """The metrics routes alone, for a port of their own. `app` must have been started."""
-    metrics_app = web.Application(middlewares=[request_middleware(app[CONNECTIONS].saw_request)])
+    """Metrics and probes, for a port of their own. `app` must have been started."""
+    metrics_app = web.Application(middlewares=[request_middleware, BodyReader()])
     metrics_app.on_response_prepare.append(name_request)
-    for key in (keys.METRICS, keys.SERVICE):
+    for key in (keys.METRICS, keys.SERVICE, keys.HEALTH):
         metrics_app[key] = app[key]  # type: ignore[misc]
-    metrics_app.router.add_routes(metrics_http.routes())
+    metrics_app.router.add_routes([*metrics_http.routes(), *health.routes()])
     return metrics_app
 
 

@@ -172,15 +172,15 @@ def _config(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
 
 
 def _healthcheck(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    """Ask /readyz on loopback, or on the one address that LISTEN_HOST names."""
+    """Ask /readyz on loopback, or on the one address that LISTEN_HOST names; on METRICS_LISTEN_PORT where it is set."""
     listen = read_settings(environment).listen
-    host = own_address(listen.host)
-    connection = http.client.HTTPConnection(host, listen.port, timeout=3)
+    host, port = own_address(listen.host), listen.metrics_port or listen.port
+    connection = http.client.HTTPConnection(host, port, timeout=3)
     try:
         connection.request("GET", "/readyz")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        print(f"not reachable at {host}:{listen.port}: {error!r}", file=sys.stderr)
+        print(f"not reachable at {host}:{port}: {error!r}", file=sys.stderr)
         return 1
     finally:
         connection.close()

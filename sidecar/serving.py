@@ -21,9 +21,10 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from sidecar.app import CONNECTIONS, OWN_URL, create_app, create_metrics_app
+from sidecar.app import OWN_URL, create_app, create_metrics_app
 from sidecar.config import Settings, is_loopback, own_address
 from sidecar.edge import keys
+from sidecar.edge.connections import METRICS_CONNECTIONS, ConnectionBudget, allowed_connections
 from sidecar.errors import BadConfiguration, bounded
 
 _LINGER_SECONDS = 1.0  # for a client that has just got its result to read the tool's schema or the image
@@ -31,7 +32,6 @@ _ENDPOINT_SECONDS = 5.0  # in a pod: until the Service sends nobody here any mor
 _HANDLERS_SECONDS = 5.0  # what answers under way get once the drain is over
 _HURRIED_STORE_SECONDS = 0.3  # after a second signal, to be told of what is left to the next process
 _LAST_SECONDS = 1.0  # from the second signal to the end, whatever still waits then
-_BACKLOG = 512
 _UNREAD_SECONDS = 60  # how long a peer may take nothing of what it was sent, before the kernel ends its connection
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # an address that this machine does not have
 _log = structlog.stdlib.get_logger("sidecar.serving")
@@ -52,13 +52,15 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     app = create_app(settings)
     listen = settings.listen
     async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(_listening(app, app, listen.host, listen.port, "LISTEN_PORT"))
+        budget = ConnectionBudget(allowed_connections(), "LISTEN_PORT")
+        url = await stack.enter_async_context(_listening(app, budget, listen.host, listen.port, "LISTEN_PORT"))
         app[OWN_URL].append(url)
         metrics_url = None
         if listen.metrics_port is not None:
             metrics_app = create_metrics_app(app)
+            budget = ConnectionBudget(METRICS_CONNECTIONS, "METRICS_LISTEN_PORT")
             metrics_url = await stack.enter_async_context(
-                _listening(metrics_app, app, listen.host, listen.metrics_port, "METRICS_LISTEN_PORT")
+                _listening(metrics_app, budget, listen.host, listen.metrics_port, "METRICS_LISTEN_PORT")
             )
         yield Running(app, url, metrics_url)
 
@@ -139,16 +141,14 @@ def _end_soon() -> None:
 
 @asynccontextmanager
 async def _listening(
-    app: web.Application, main: web.Application, host: str, port: int, variable: str
+    app: web.Application, budget: ConnectionBudget, host: str, port: int, variable: str
 ) -> AsyncIterator[str]:
     """Bind, start the application, then listen: who cannot have the port disturbs no runtime and no store."""
     try:
         sockets = await _bound(host, port)
     except (OSError, OverflowError, UnicodeError) as error:
         raise BadConfiguration([_why_not(error, host, port, variable)]) from error
-    runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, keepalive_timeout=75, shutdown_timeout=_HANDLERS_SECONDS
-    )
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_HANDLERS_SECONDS)
     async with AsyncExitStack() as stack:
         for sock in sockets:
             stack.callback(sock.close)
@@ -156,9 +156,9 @@ async def _listening(
         await runner.setup()
         if runner.server is None:
             raise RuntimeError("aiohttp has made no server")
-        factory = main[CONNECTIONS].factory(runner.server)
+        factory = budget.factory(runner.server)
         for sock in sockets:
-            server = await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=_BACKLOG)
+            server = await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=budget.backlog)
             stack.callback(server.close)
         yield _url(sockets[0])
 

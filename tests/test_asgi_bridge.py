@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from sidecar.edge.asgi_bridge import ASGIApp, ASGIBridge, Receive, Send
+from sidecar.edge.bodies import BodyReader
 from sidecar.edge.keys import METRICS
 from sidecar.edge.requests import request_middleware
 from sidecar.errors import INTERNAL
@@ -26,7 +27,7 @@ async def asked(application: ASGIApp, aiohttp_server: Any) -> AsyncIterator[asyn
     async def handle(request: web.Request) -> web.StreamResponse:
         return await bridge(request)
 
-    app = web.Application(middlewares=[request_middleware(lambda _request: None)])
+    app = web.Application(middlewares=[request_middleware, BodyReader()])
     app[METRICS] = Metrics({}, "file")
     app.router.add_post("/mcp", handle)
     server: TestServer = await aiohttp_server(app)

@@ -53,13 +53,15 @@ class Served:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.url = ""
+        self.metrics_url: str | None = None
         self.lines: list[str] = []
         self._reading: asyncio.Task[None] | None = None
 
     async def listening(self) -> None:
         while not self.url:
             line = json.loads(await self._line())
-            self.url = line["url"] if line["event"] == "listening" else ""
+            if line["event"] == "listening":
+                self.url, self.metrics_url = line["url"], line["metrics"]
         self._reading = asyncio.create_task(self._rest())
 
     async def _line(self) -> str:
@@ -104,8 +106,10 @@ class Served:
 
 
 @asynccontextmanager
-async def served(environment: dict[str, str]) -> AsyncIterator[Served]:
-    process = await asyncio.create_subprocess_exec(*COMMAND, "serve", env=environment, stderr=subprocess.PIPE)
+async def served(environment: dict[str, str], *before: str) -> AsyncIterator[Served]:
+    """A running `serve`; `before` is a command that runs it, such as one that sets limits."""
+    command = (*before, *COMMAND, "serve")
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=subprocess.PIPE)
     sidecar = Served(process)
     try:
         await sidecar.listening()
@@ -326,6 +330,19 @@ async def test_the_health_check_of_a_container(kserve: FakeKServe, tmp_path: Pat
         await sidecar.ended()
     done = await asyncio.to_thread(run, "healthcheck", LISTEN_PORT=port)
     assert (done.returncode, done.stdout, "not reachable" in done.stderr) == (1, "", True)
+
+
+async def test_the_health_check_asks_the_port_of_the_probes_where_there_is_one(
+    kserve: FakeKServe, tmp_path: Path
+) -> None:
+    async with served(settings(kserve, tmp_path, METRICS_LISTEN_PORT="0")) as sidecar:
+        await sidecar.becomes("/readyz", 200)
+        assert sidecar.metrics_url is not None
+        port = sidecar.metrics_url.rsplit(":", 1)[1]
+        with socket.create_server(("127.0.0.1", 0)) as full:  # a main port that answers nobody
+            main = str(full.getsockname()[1])
+            done = await asyncio.to_thread(run, "healthcheck", LISTEN_PORT=main, METRICS_LISTEN_PORT=port)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_setting_is_shown_with_what_it_is_set_to() -> None:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import resource
-import subprocess
-import sys
 
 import pytest
 
-from sidecar.edge.connections import MAX_CONNECTIONS
 from tests.conftest import ERAS, Sidecar, StartSidecar, raw_tool_call
 
 SOME_IMAGE = "/images/" + "0" * 43
@@ -128,44 +124,3 @@ async def test_requests_that_are_none_are_refused_and_the_server_lives(data: byt
     assert said == b"" or said.split(b" ")[1][:1] == b"4"
     assert b"Traceback" not in said
     assert (await sidecar.get("/livez"))[0].status == 200
-
-
-@pytest.mark.parametrize(
-    ("soft", "hard", "connections"), [(300, 300, 50), (300, 1000, 400), (1024, 20_000, 1024), (100, 100, 1)]
-)
-def test_there_are_no_more_connections_than_files_for_them(soft: int, hard: int, connections: int) -> None:
-    code = (
-        "import resource; from sidecar.edge.connections import allowed_connections;"
-        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); print(allowed_connections())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) == connections
-
-
-async def test_connections_beyond_the_limit_are_closed_and_others_go_on(sidecar: Sidecar) -> None:
-    needed = 2 * MAX_CONNECTIONS + 200  # both ends are ours here
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        pytest.skip(f"needs {needed} open files, the limit is {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
-    host, port = sidecar.url.removeprefix("http://").split(":")
-    writers = []
-    try:
-        for _ in range(MAX_CONNECTIONS):
-            _, writer = await asyncio.open_connection(host, int(port))
-            writers.append(writer)
-        reader, one_more = await asyncio.open_connection(host, int(port))
-        writers.append(one_more)
-        async with asyncio.timeout(5):
-            assert await reader.read() == b""
-        writers[0].write(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
-    finally:
-        for writer in writers:
-            writer.close()
-    async with asyncio.timeout(5):
-        while True:
-            try:
-                assert (await sidecar.get("/livez"))[0].status == 200
-                break
-            except (ConnectionError, OSError):
-                await asyncio.sleep(0.02)

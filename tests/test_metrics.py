@@ -187,7 +187,7 @@ async def test_a_port_of_their_own_takes_the_metrics_off_the_other(start_sidecar
     for path in ("/metrics", "/metrics/runtime"):
         assert (await sidecar.get(path))[0].status == 404
         assert (await sidecar.get(f"{sidecar.metrics_url}{path}"))[0].status == 200
-    assert (await sidecar.get(f"{sidecar.metrics_url}/livez"))[0].status == 404
+    assert (await sidecar.get(f"{sidecar.metrics_url}/mcp"))[0].status == 404
 
 
 async def test_clean_up_is_counted(start_sidecar: StartSidecar) -> None:

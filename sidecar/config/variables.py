@@ -45,7 +45,8 @@ VARIABLES: tuple[Variable, ...] = (
         parse=parsers.whole_number(0, 65535),
         allowed="0 to 65535",
         unit="port",
-        meaning="Serve /metrics and /metrics/runtime on a port of their own instead of LISTEN_PORT. "
+        meaning="Serve /metrics and /metrics/runtime on a port of their own instead of LISTEN_PORT. The probes and "
+        "/drained are served there too: it has 64 connections of its own, so clients cannot fill it. "
         "Unset: on LISTEN_PORT.",
     ),
     Variable(

@@ -16,6 +16,8 @@ import structlog
 from aiohttp import web
 from multidict import CIMultiDict
 
+from sidecar.edge.keys import BODY
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -66,13 +68,8 @@ class _Exchange:
         if self._body_read:
             await self.gone.wait()
             return {"type": "http.disconnect"}
-        try:
-            chunk = await self.request.content.readany()
-        except (ConnectionError, web.HTTPException, asyncio.IncompleteReadError, web.RequestPayloadError):
-            self._body_read = True
-            return {"type": "http.disconnect"}
-        self._body_read = self.request.content.at_eof()
-        return {"type": "http.request", "body": chunk, "more_body": not self._body_read}
+        self._body_read = True
+        return {"type": "http.request", "body": self.request[BODY], "more_body": False}
 
     async def send(self, message: Message) -> None:
         if self.gone.is_set():

@@ -1,4 +1,4 @@
-"""Every key of the aiohttp application: what handlers fetch their parts by."""
+"""Every key of the aiohttp application and of its requests: what handlers fetch their parts by."""
 
 from __future__ import annotations
 
@@ -17,3 +17,6 @@ SERVICE = web.AppKey("service", ImageService)
 METRICS = web.AppKey("metrics", Metrics)
 HEALTH = web.AppKey("health", Health)
 CLOCK = web.AppKey("clock", Clock)
+
+BODY = web.RequestKey("body", bytes)
+"""The whole body of a request, decoded; there before any handler runs."""

@@ -25,6 +25,7 @@ from sidecar.core.job import JobView
 from sidecar.core.jobs import JobService
 from sidecar.core.service import ImageService
 from sidecar.edge import prompts, resources, tasks
+from sidecar.edge.bodies import MAX_BODY_BYTES
 from sidecar.edge.errors_map import jsonrpc_errors, no_such_resource
 from sidecar.edge.mcp_app import app as mcp_app
 from sidecar.edge.tools import TOOLS
@@ -32,8 +33,6 @@ from sidecar.edge.tools.presentation import presentation
 from sidecar.edge.tools.results import where_it_stands
 from sidecar.edge.tools.tool import Call, Tool, ToolResult
 from sidecar.errors import ImageNotFound, InvalidRequest, bounded
-
-MAX_BODY_BYTES = 256 * 1024
 
 INSTRUCTIONS = """\
 This server paints images with its operator's own diffusion models. Use generate_image when the user wants a picture,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable
 
 import structlog
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Middleware
 from opentelemetry import context, propagate
 
+from sidecar.edge.connections import head_arrived
 from sidecar.edge.errors_map import http_answer
 from sidecar.edge.guard import Handler
 from sidecar.edge.keys import METRICS
@@ -26,32 +25,28 @@ _METHODS = frozenset(
 _log = structlog.stdlib.get_logger("sidecar.http")
 
 
-def request_middleware(saw_request: Callable[[web.Request], None]) -> Middleware:
-    """The outermost middleware. `saw_request` is told of each request."""
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        saw_request(request)
-        given = request.headers.get("X-Request-ID", "")
-        request_id = request[_ID] = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
-        structlog.contextvars.bind_contextvars(request_id=request_id)  # a connection's next request binds its own
-        token = context.attach(propagate.extract(request.headers)) if "traceparent" in request.headers else None
-        started = time.perf_counter()
-        status = 499
-        try:
-            response = await _answer(request, handler)
-            status = response.status
-            return response
-        except web.HTTPException as answer:
-            status = answer.status
-            raise
-        finally:
-            if token is not None:
-                context.detach(token)
-            method = request.method if request.method in _METHODS else "other"
-            request.app[METRICS].http_request(_route(request), method, status, time.perf_counter() - started)
-
-    return middleware
+@web.middleware
+async def request_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The outermost middleware."""
+    head_arrived(request)
+    given = request.headers.get("X-Request-ID", "")
+    request_id = request[_ID] = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
+    structlog.contextvars.bind_contextvars(request_id=request_id)  # a connection's next request binds its own
+    token = context.attach(propagate.extract(request.headers)) if "traceparent" in request.headers else None
+    started = time.perf_counter()
+    status = 499
+    try:
+        response = await _answer(request, handler)
+        status = response.status
+        return response
+    except web.HTTPException as answer:
+        status = answer.status
+        raise
+    finally:
+        if token is not None:
+            context.detach(token)
+        method = request.method if request.method in _METHODS else "other"
+        request.app[METRICS].http_request(_route(request), method, status, time.perf_counter() - started)
 
 
 async def name_request(request: web.Request, response: web.StreamResponse) -> None:
