@@ -402,6 +402,7 @@ MUTATIONS: list[tuple[str, str, Edit, str]] = [
     ("nothing_is_cut_off_when_a_pod_ends", "local", _at(f"{POD}.containers.0.lifecycle", ...), "preStop is None"),
     ("nothing_is_cut_off_when_a_pod_ends", "local", _at(f"{POD}.timeout", ...), "timeout is 60"),
     ("probes_ask_the_right_routes", "local", _at(f"{SIDECAR}.readinessProbe.httpGet.path", "/livez"), "asks /livez"),
+    ("probes_ask_the_right_routes", "local", _at(f"{SIDECAR}.livenessProbe.httpGet.port", "mcp"), "clients may fill"),
     ("probes_ask_the_right_routes", "local", _at(f"{POD}.containers.0.livenessProbe", {}), "is probed by HTTP"),
     ("probes_ask_the_right_routes", "s3", _at(f"{SIDECAR}.startupProbe.failureThreshold", ...), "gives up after 15 s"),
     (

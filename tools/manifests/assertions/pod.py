@@ -8,6 +8,7 @@ from tools.manifests.quantities import quantity
 from tools.manifests.rendering import Lines, Rendering, title
 
 _LOADING_SECONDS = 600
+_PROBED_PORT = "metrics"  # it has connections of its own
 _MEASURED_BYTES = 280_000_000  # docs/deploy.md: the largest peak with a bucket and traces
 
 
@@ -45,9 +46,11 @@ def probes_ask_the_right_routes(rendering: Rendering) -> Lines:
     wanted = {"startupProbe": "/startupz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
     for pod in pods(rendering):
         for kind, path in wanted.items():
-            asked = sidecar_of(pod).get(kind, {}).get("httpGet", {}).get("path")
-            if asked != path:
-                yield f"{pod.title}: the sidecar's {kind} asks {asked}, not {path}"
+            asked = sidecar_of(pod).get(kind, {}).get("httpGet", {})
+            if asked.get("path") != path:
+                yield f"{pod.title}: the sidecar's {kind} asks {asked.get('path')}, not {path}"
+            if asked.get("port") != _PROBED_PORT:
+                yield f"{pod.title}: the sidecar's {kind} asks port {asked.get('port')!r}, which clients may fill"
         startup = sidecar_of(pod).get("startupProbe", {})
         patience = startup.get("failureThreshold", 3) * startup.get("periodSeconds", 10)
         if patience < _LOADING_SECONDS:
@@ -67,8 +70,8 @@ def nothing_is_cut_off_when_a_pod_ends(rendering: Rendering) -> Lines:
             )
         runtime = pod.container(RUNTIME)
         hook = (runtime or {}).get("lifecycle", {}).get("preStop", {}).get("httpGet")
-        if runtime is not None and hook != {"path": "/drained", "port": settings.listen.port}:
-            yield f"{pod.title}: {RUNTIME}'s preStop is {hook}, not a GET of /drained on {settings.listen.port}"
+        if runtime is not None and hook != {"path": "/drained", "port": settings.listen.metrics_port}:
+            yield f"{pod.title}: {RUNTIME}'s preStop is {hook}, not a GET of /drained on {settings.listen.metrics_port}"
         if "preStop" in sidecar_of(pod).get("lifecycle", {}):
             yield f"{pod.title}: the sidecar has a preStop, so that it takes calls while its runtime ends already"
         timeout = pod.source["spec"].get("predictor", {}).get("timeout", 60)
