@@ -32,7 +32,8 @@ from sidecar.imaging.thumbnails import PillowThumbnailer
 from sidecar.observe.logs import EventLog
 from sidecar.observe.metrics import Metrics
 from sidecar.ports import Clock, Observer, SystemClock
-from sidecar.runtimes.kserve_v1 import KServeV1Runtime, client_session
+from sidecar.runtimes.http_session import client_session
+from sidecar.runtimes.kserve_v1 import KServeV1Runtime
 from sidecar.storages.opening import opened_store
 
 _log = structlog.stdlib.get_logger("sidecar.app")

@@ -86,6 +86,14 @@ class Readiness:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class RuntimeMetrics:
+    """In a text format of Prometheus, in pieces, as the runtime sends it; nothing is kept."""
+
+    content_type: str
+    body: AsyncIterator[bytes]
+
+
 class Runtime(Protocol):
     """One model behind one wire protocol."""
 
@@ -100,8 +108,11 @@ class Runtime(Protocol):
         """Ask whether the model is ready, within two seconds. Never raises for a runtime in trouble."""
         ...
 
-    async def metrics(self) -> tuple[bytes, str]:
-        """The runtime's own metrics and their content type. Raises RuntimeFailure."""
+    def metrics(self) -> AbstractAsyncContextManager[RuntimeMetrics]:
+        """Ask for the runtime's own metrics. Entering and reading raise RuntimeFailure, within ten seconds.
+
+        Few scrapes run at once, and a caller that does not read is cut off by then.
+        """
         ...
 
     def forget(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sidecar.core.readiness import Check, RuntimeWatch
 from sidecar.domain import GeneratedImage, GenerationRequest
 from sidecar.errors import INTERNAL
 from sidecar.events import Crashed, Event
-from sidecar.ports import Readiness, StagedFile, SystemClock
+from sidecar.ports import Readiness, RuntimeMetrics, StagedFile, SystemClock
 from sidecar.runtimes.kserve_v1 import KServeV1Runtime
 from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed, succeed_when
@@ -151,7 +152,7 @@ class Surprising:
     async def generate(self, request: GenerationRequest, staged: StagedFile) -> GeneratedImage:
         raise NotImplementedError
 
-    async def metrics(self) -> tuple[bytes, str]:
+    def metrics(self) -> AbstractAsyncContextManager[RuntimeMetrics]:
         raise NotImplementedError
 
     def forget(self) -> None:

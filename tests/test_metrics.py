@@ -289,7 +289,7 @@ async def test_a_runtimes_metrics_are_passed_on_or_refused_but_never_an_error_of
     size: int, start_sidecar: StartSidecar, aiohttp_server: Any
 ) -> None:
     async def plenty(_request: web.Request) -> web.Response:
-        return web.Response(body=b"# " + b"x" * size)
+        return web.Response(body=b"# " + b"x" * size, content_type="text/plain")
 
     runtime = web.Application()
     runtime.router.add_get("/metrics", plenty)

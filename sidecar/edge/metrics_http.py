@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from sidecar.edge.keys import METRICS, SERVICE
+
+_NO_PAGE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
+"""What is passed on from elsewhere must never run as a page of this server's origin, where it could delete images."""
 
 
 def routes() -> list[web.RouteDef]:
@@ -13,11 +16,26 @@ def routes() -> list[web.RouteDef]:
 
 async def metrics(request: web.Request) -> web.Response:
     body, content_type = await request.app[METRICS].exposition.scrape(request.headers.get("Accept", ""))
-    return web.Response(body=body, headers={"Content-Type": content_type})
+    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type, **_NO_PAGE})
 
 
-async def runtime_metrics(request: web.Request) -> web.Response:
-    """The runtime's own metrics, so that nobody needs its port. `?model=` chooses among several; the first without."""
+async def runtime_metrics(request: web.Request) -> web.StreamResponse:
+    """The runtime's own metrics, so that nobody needs its port. `?model=` chooses among several; the first without.
+
+    They are passed on piece by piece. Where the runtime fails in the middle the connection is broken off, so that a
+    scraper does not take the part for the whole.
+    """
     lane = request.app[SERVICE].lane(request.query.get("model"))
-    body, content_type = await lane.runtime.metrics()
-    return web.Response(body=body, headers={"Content-Type": content_type})
+    async with lane.runtime.metrics() as found:
+        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: found.content_type, **_NO_PAGE})
+        await response.prepare(request)
+        try:
+            if request.method != hdrs.METH_HEAD:
+                async for piece in found.body:
+                    await response.write(piece)
+            await response.write_eof()
+        except BaseException:
+            if request.transport is not None:
+                request.transport.abort()
+            raise
+    return response

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import aiofiles
 import aiohttp
 import structlog
-from aiohttp.connector import AddrInfoType
 from opentelemetry import propagate
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
@@ -34,10 +33,21 @@ from sidecar.errors import (
     RuntimeLostAnswer,
     RuntimeNotReady,
     RuntimeUnreachable,
+    bounded,
 )
 from sidecar.events import PredictRetried
-from sidecar.ports import Observer, Readiness, StagedFile
+from sidecar.ports import Observer, Readiness, RuntimeMetrics, StagedFile
 from sidecar.runtimes.arriving_image import ArrivingImage
+from sidecar.runtimes.http_session import (
+    MAX_INTERIM_RESPONSES,
+    READ_BYTES,
+    PackedBody,
+    TooLarge,
+    TooManyInterimResponses,
+    at_most,
+    coding_of,
+    start_of,
+)
 from sidecar.runtimes.kserve_answer import AnswerReader
 from sidecar.runtimes.kserve_errors import error_text, refusal, unexpected_keyword
 from sidecar.runtimes.profiles import PROFILES, instance_for
@@ -47,31 +57,14 @@ _ATTEMPTS = 5
 _LONGEST_WAIT = 8.0
 _PROBE_SECONDS = 2.0
 _SAID_BY_A_GATEWAY = tuple(f"answers HTTP {status}{end}" for status in (502, 504) for end in ("", " without JSON"))
-_CONNECT_SECONDS = 10.0
 _ERROR_BODY_BYTES = 64 * 1024
 _METRICS_BYTES = 16 * 1024 * 1024
-_READ_BYTES = 256 * 1024
-_RECEIVE_BUFFER_BYTES = 1024 * 1024
+_METRICS_SECONDS = 8.0  # less than Prometheus gives a scrape by default
+_SCRAPES = 8  # at once: each holds about a megabyte
+_METRICS_TYPE = re.compile(
+    r"(?:text/plain|application/openmetrics-text)(?:\s*;\s*[a-z]+=\"?[\w.-]{1,40}\"?){0,8}", re.ASCII | re.IGNORECASE
+)
 _JSON_SLACK_BYTES = 1024 * 1024  # an answer holds more than its image: prompt, model name, white space
-
-
-@asynccontextmanager
-async def client_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """The one pooled session that all runtimes share. No total time-out: waiting is bounded by the callers."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4, socket_factory=_socket)
-    async with aiohttp.ClientSession(
-        connector=connector, timeout=timeout, auto_decompress=True, trust_env=False, read_bufsize=_READ_BYTES
-    ) as session:
-        yield session
-
-
-def _socket(address: AddrInfoType) -> socket.socket:
-    """One that takes in much at a time: an image comes in a few large pieces rather than in many small ones."""
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-    return made
 
 
 class KServeV1Runtime:
@@ -85,6 +78,7 @@ class KServeV1Runtime:
         self._max_image_bytes = max_image_bytes
         self._observer = observer
         self._refused: set[str] = set()
+        self._scrapes = asyncio.Semaphore(_SCRAPES)
         self._tls: ssl.SSLContext | bool = ssl.create_default_context(cafile=model.ca_file) if model.ca_file else True
 
     async def generate(self, request: GenerationRequest, staged: StagedFile) -> GeneratedImage:
@@ -107,7 +101,10 @@ class KServeV1Runtime:
     async def readiness(self) -> Readiness:
         try:
             async with asyncio.timeout(_PROBE_SECONDS), self._request("GET", self._model.endpoint) as response:
-                return _readiness_of(response.status, await _read_start(response))
+                if response.status == 200 and (coding := coding_of(response)):
+                    detail = f"answers with Content-Encoding {bounded(coding, 40)!r}, which it was asked not to do"
+                    return Readiness(ready=False, reached=True, detail=detail)
+                return _readiness_of(response.status, await start_of(response, _ERROR_BODY_BYTES))
         except TimeoutError:
             return Readiness(ready=False, reached=False, detail="does not answer")
         except RuntimeFailure as error:  # the token cannot be read
@@ -117,21 +114,23 @@ class KServeV1Runtime:
         except (aiohttp.ClientError, OSError) as error:
             return Readiness(ready=False, reached=True, detail=f"cannot be reached ({type(error).__name__})")
 
-    async def metrics(self) -> tuple[bytes, str]:
+    @asynccontextmanager
+    async def metrics(self) -> AsyncIterator[RuntimeMetrics]:
         parts = urlsplit(self._model.endpoint)
+        url = f"{parts.scheme}://{parts.netloc}/metrics"
         try:
-            async with (
-                asyncio.timeout(_PROBE_SECONDS * 2),
-                self._request("GET", f"{parts.scheme}://{parts.netloc}/metrics") as response,
-            ):
+            async with asyncio.timeout(_METRICS_SECONDS), self._scrapes, self._request("GET", url) as response:
                 if response.status != 200:
                     raise RuntimeFailure(f"The runtime answers HTTP {response.status} for its metrics.")
-                body = b"".join([chunk async for chunk in _at_most(response, _METRICS_BYTES)])
-                return body, response.headers.get("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+                yield RuntimeMetrics(_metrics_type(response), at_most(response, _METRICS_BYTES))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise RuntimeUnreachable("The runtime does not give its metrics at the moment.") from error
-        except _TooLarge as error:
+        except TooLarge as error:
             raise RuntimeFailure(f"The runtime's metrics are larger than {_METRICS_BYTES:,} bytes.") from error
+        except PackedBody as error:
+            raise RuntimeFailure(
+                f"The runtime's metrics come with Content-Encoding {error.coding!r}; none was asked for."
+            ) from error
 
     # --- a predict ----------------------------------------------------------------------------------------------------
 
@@ -181,6 +180,10 @@ class KServeV1Runtime:
             ) from error
         except aiohttp.ConnectionTimeoutError as error:
             raise RuntimeUnreachable("The model's runtime does not accept connections.", retry_after=30) from error
+        except TooManyInterimResponses as error:
+            raise RuntimeAnsweredNonsense(
+                f"The model's runtime sent more than {MAX_INTERIM_RESPONSES} interim responses (1xx) before its answer."
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
             self.forget()
             raise RuntimeLostAnswer(
@@ -192,21 +195,26 @@ class KServeV1Runtime:
         reader = AnswerReader(image)
         limit = self._max_image_bytes * 4 // 3 + _JSON_SLACK_BYTES
         try:
-            async for chunk in _at_most(response, limit):
+            async for chunk in at_most(response, limit):
                 reader.feed(chunk)
                 await image.flush()
-        except _TooLarge as error:
+        except PackedBody as error:
+            raise RuntimeAnsweredNonsense(
+                f"The model's runtime, or a proxy before it, answered with Content-Encoding {error.coding!r}; it was "
+                "asked for none (Accept-Encoding: identity). Its operator turns the compression off."
+            ) from error
+        except TooLarge as error:
             raise RuntimeAnsweredNonsense(
                 f"The model's runtime answered more than the {self._max_image_bytes:,} bytes that an image may have "
                 "(MAX_IMAGE_BYTES)."
             ) from error
-        if reader.kept_bytes > _READ_BYTES:
+        if reader.kept_bytes > READ_BYTES:
             await asyncio.to_thread(reader.finish)
         else:
             reader.finish()
 
     async def _refuse(self, response: aiohttp.ClientResponse) -> NoReturn:
-        text = error_text(await _read_start(response))
+        text = error_text(await start_of(response, _ERROR_BODY_BYTES))
         if self._model.token is not None and (token := await _read_secret(self._model.token)):
             text = text.replace(token, "***")  # some servers echo what they were sent
         ready = await self._says_ready() if response.status in (404, 503) else None
@@ -267,15 +275,22 @@ def _readiness_of(status: int, body: bytes) -> Readiness:
     return Readiness(ready=False, reached=True, detail="says that the model is not ready")
 
 
+def _metrics_type(response: aiohttp.ClientResponse) -> str:
+    """The Content-Type to pass on. Raises RuntimeFailure for what a browser might run as a page of this server's."""
+    given = response.headers.get("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+    if _METRICS_TYPE.fullmatch(given) is None:
+        raise RuntimeFailure(
+            f"The runtime answers its metrics with the Content-Type {bounded(ascii(given), 100)}; allowed: text/plain "
+            "and application/openmetrics-text."
+        )
+    return given
+
+
 class _UnexpectedKeyword(Exception):
     def __init__(self, key: str, failure: RuntimeFailure) -> None:
         super().__init__(key)
         self.key = key
         self.failure = failure
-
-
-class _TooLarge(Exception):
-    pass
 
 
 class _MayHaveStarted(Exception):
@@ -284,28 +299,6 @@ class _MayHaveStarted(Exception):
 
 def _cannot_have_started(error: BaseException) -> bool:
     return isinstance(error, _NOT_STARTED) and not isinstance(error.__cause__, _MayHaveStarted)
-
-
-async def _at_most(response: aiohttp.ClientResponse, limit: int) -> AsyncIterator[bytes]:
-    """The body in pieces. Raises _TooLarge before more than `limit` bytes have come."""
-    if (response.content_length or 0) > limit:
-        raise _TooLarge
-    size = 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            raise _TooLarge
-        yield chunk
-
-
-async def _read_start(response: aiohttp.ClientResponse) -> bytes:
-    """As much of a body as an error needs."""
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(_ERROR_BODY_BYTES):
-        body += chunk
-        if len(body) >= _ERROR_BODY_BYTES:
-            break
-    return bytes(body)
 
 
 _backoff = wait_exponential_jitter(multiplier=0.25, max=_LONGEST_WAIT, jitter=0.25)
