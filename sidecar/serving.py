@@ -153,6 +153,7 @@ async def _listening(
         for sock in sockets:
             stack.callback(sock.close)
         stack.push_async_callback(runner.cleanup)
+        stack.callback(budget.evict_idle)
         await runner.setup()
         if runner.server is None:
             raise RuntimeError("aiohttp has made no server")

@@ -26,12 +26,17 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Listener:
-    """A server with a budget. `/now` answers at once, `/later` when `release` is set, `/stream` until then."""
+    """A server with a budget. `/now` answers at once, `/later` when `release` is set, `/stream` until then.
+
+    `/large` has been written when `sent` is true: `size` bytes, more than the sockets take.
+    """
 
     def __init__(self, limit: int) -> None:
         self.budget = ConnectionBudget(limit, "LISTEN_PORT")
         self.release = asyncio.Event()
         self.running = 0
+        self.size = 0
+        self.sent = False
         self.port = 0
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -41,6 +46,7 @@ class Listener:
         app.router.add_get("/now", self._now)
         app.router.add_route("*", "/later", self._later)
         app.router.add_get("/stream", self._stream)
+        app.router.add_get("/large", self._large)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         assert runner.server is not None
@@ -84,6 +90,17 @@ class Listener:
         await response.write(b"data: 1\n\n")
         await self._later(request)
         await response.write(b"data: 2\n\n")
+        return response
+
+    async def _large(self, request: web.Request) -> web.StreamResponse:
+        """Fill the sockets' buffers, and leave a part of the answer in the transport's."""
+        response = web.StreamResponse()
+        await response.prepare(request)
+        assert request.transport is not None
+        while request.transport.get_write_buffer_size() == 0:
+            await response.write(bytes(4096))
+            self.size += 4096
+        self.sent = True
         return response
 
 
@@ -186,6 +203,17 @@ async def test_who_leaves_makes_room() -> None:
             streams = await kept_alive(listener)
             streams[1].close()
             await streams[1].wait_closed()
+
+
+async def test_an_answer_that_is_still_being_sent_is_in_progress() -> None:
+    async with Listener(limit=1).listening() as listener:
+        reader, _ = await listener.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        async with asyncio.timeout(10):
+            while not listener.sent:
+                await asyncio.sleep(0.01)
+        assert not await is_open(await listener.connect())
+        assert len(await reader.readexactly(listener.size)) == listener.size
 
 
 async def test_a_crowd_at_the_limit_is_one_line_of_the_log() -> None:

@@ -72,6 +72,11 @@ class ConnectionBudget:
         self._open.discard(connection)
         self._idle.pop(connection, None)
 
+    def evict_idle(self) -> None:
+        """Close all that have no complete request in progress: at the end, which else would wait for them."""
+        for connection in list(self._idle):
+            connection.evict()
+
     def _evict_one(self) -> bool:
         for connection in self._idle:
             if connection.evict():
@@ -137,8 +142,8 @@ class Connection(web.RequestHandler):
             self._budget.set_idle(self)
 
     def evict(self) -> bool:
-        """Close it at once, unless its next request is already queued; whether it is closed."""
-        if self._messages or self._socket is None:
+        """Close it at once, unless its next request is queued or its last answer still being sent; whether it is."""
+        if self._messages or self._socket is None or self._socket.get_write_buffer_size():
             return False
         self._socket.abort()
         return True
