@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sidecar.config import read_settings
 from sidecar.observe.logs import configure_logging
+from sidecar.process import StopSignals
 from sidecar.serving import serve
 
 INTERVAL = 0.001
@@ -69,7 +70,7 @@ async def main() -> None:
     LoopWatch(Path(os.environ["BENCH_WATCH"])).start()
     settings = read_settings(os.environ)
     configure_logging(settings.log)
-    await serve(settings)
+    await serve(settings, StopSignals().install())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from sidecar.edge.asgi_bridge import ASGIBridge
 from sidecar.edge.bodies import BodyReader
 from sidecar.edge.cross_origin import MCP_PATH, CrossOrigin
 from sidecar.edge.guard import HostGuard
+from sidecar.edge.jsonrpc import refusing_malformed
 from sidecar.edge.mcp_server import ImageMCPServer, session_manager
 from sidecar.edge.requests import name_request, request_middleware
 from sidecar.events import Event
@@ -109,7 +110,8 @@ async def _parts(app: web.Application) -> AsyncIterator[None]:
         watches = (storage_watch.run(), sweeper.run(), jobs.run(), *(watch.run() for watch in runtime_watches.values()))
         await parts.enter_async_context(_background(*watches))
         mcp = app[MCP_SERVER] = ImageMCPServer(service, jobs, settings, lambda: app[OWN_URL][0])
-        app[_BRIDGE] = ASGIBridge((await parts.enter_async_context(session_manager(mcp.server))).handle_request)
+        manager = await parts.enter_async_context(session_manager(mcp.server))
+        app[_BRIDGE] = ASGIBridge(refusing_malformed(manager.handle_request))
         parts.push_async_callback(jobs.drain, 0.0)
         yield
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from sidecar import __version__
 from sidecar.config import Settings, own_address, read_settings, setting_rows
 from sidecar.errors import BadConfiguration
+from sidecar.process import StopSignals, leave
 
 EXIT_BAD_CONFIGURATION = 2
 
@@ -24,13 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The console command `mcp-image-sidecar`."""
     options = build_parser().parse_args(arguments)
     try:
-        sys.exit(options.command(options, os.environ))
+        code = options.command(options, os.environ)
     except BadConfiguration as error:
         for problem in error.problems:
             print(f"mcp-image-sidecar: {problem}", file=sys.stderr)
-        sys.exit(EXIT_BAD_CONFIGURATION)
+        code = EXIT_BAD_CONFIGURATION
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    leave(code)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,12 +74,13 @@ def _add(
 
 
 def _serve(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    signals = StopSignals().install()
     settings = _ready_to_log(environment)
     from sidecar.observe.tracing import exported_traces
     from sidecar.serving import serve
 
     with exported_traces(environment):
-        asyncio.run(serve(settings))
+        asyncio.run(serve(settings, signals))
     return 0
 
 
@@ -90,16 +93,19 @@ def _ready_to_log(environment: Mapping[str, str]) -> Settings:
 
 
 def _demo(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    signals = StopSignals().install()
     from sidecar.demo.run import demo
 
-    return asyncio.run(demo(environment, once=options.once))
+    return asyncio.run(demo(environment, signals, once=options.once))
 
 
 def _stdio(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    signals = StopSignals().install()
     settings = _ready_to_log(environment)
     from sidecar.stdio import serve_stdio
 
-    asyncio.run(serve_stdio(replace(settings, listen=replace(settings.listen, host="127.0.0.1", port=0))))
+    settings = replace(settings, listen=replace(settings.listen, host="127.0.0.1", port=0))
+    asyncio.run(serve_stdio(settings, signals))
     return 0
 
 

@@ -6,7 +6,12 @@ traceback or an unbounded piece of foreign text. `edge/errors_map.py` is the onl
 
 from __future__ import annotations
 
+import unicodedata
 from typing import ClassVar
+
+_READ_PER_CHARACTER = 4  # so that what is removed or joined seldom shortens the result, and huge texts cost little
+_REPLACED = {"Cc": " ", "Zl": " ", "Zp": " ", "Cf": "", "Cs": "?"}
+"""What stands for a character in a text that is shown, by its Unicode category."""
 
 INTERNAL = "Something went wrong inside the image server; its log tells what. Trying again may help."
 """What a caller is told of the unknown."""
@@ -192,6 +197,26 @@ class GenerationUnknown(StorageFailure):
 
 
 def bounded(text: str, limit: int = 300) -> str:
-    """Foreign text on one line, at most `limit` characters, fit for a message or a log (no lone surrogates)."""
-    line = " ".join(text.encode("utf-8", "replace").decode().split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    """Foreign text on one line of at most `limit` characters, fit for a message, a title or a log."""
+    line = " ".join(cleaned(text, _READ_PER_CHARACTER * limit).split())
+    return _cut(line, limit)
+
+
+def cleaned(text: str, limit: int) -> str:
+    """Foreign text of at most `limit` characters that cannot command its reader: a terminal, a browser, a log viewer.
+
+    Line ends and tabs stay. Other control characters become spaces, lone surrogates question marks; format characters
+    (bidirectional overrides, zero-width characters and their like: Unicode's category Cf) go.
+    """
+    text = _cut(text, limit)
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _shown(character: str) -> str:
+    if character in "\n\t" or character.isprintable():
+        return character
+    return _REPLACED.get(unicodedata.category(character), character)

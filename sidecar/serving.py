@@ -1,4 +1,4 @@
-"""Listening, signals and the way out.
+"""Listeners and graceful shutdown.
 
 aiohttp's own runner closes its listeners first and then waits for handlers. A sidecar must go on answering while its
 generations finish, so the order here is: unready, drain with the doors open, then close.
@@ -9,32 +9,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
-import signal
 import socket
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import web, web_response
 
 from sidecar.app import OWN_URL, create_app, create_metrics_app
 from sidecar.config import Settings, is_loopback, own_address
 from sidecar.edge import keys
 from sidecar.edge.connections import METRICS_CONNECTIONS, ConnectionBudget, allowed_connections
 from sidecar.errors import BadConfiguration, bounded
+from sidecar.observe.tracing import flush_traces
+from sidecar.process import EXIT_SECONDS, StopSignals
 
 _LINGER_SECONDS = 1.0  # for a client that has just got its result to read the tool's schema or the image
 _ENDPOINT_SECONDS = 5.0  # in a pod: until the Service sends nobody here any more
 _HANDLERS_SECONDS = 5.0  # what answers under way get once the drain is over
-_HURRIED_STORE_SECONDS = 0.3  # after a second signal, to be told of what is left to the next process
-_LAST_SECONDS = 1.0  # from the second signal to the end, whatever still waits then
+_STORE_SECONDS = 5.0  # for the store to be told of what is left to the next process
+_HURRIED_STORE_SECONDS = 0.3  # the same after a second signal
+_CLOSING_SECONDS = 15.0  # from the end of the drain to the end of the process, whatever still waits then
+_TRACES_SECONDS = 3.0  # for a receiver of traces to take the last ones
 _UNREAD_SECONDS = 60  # how long a peer may take nothing of what it was sent, before the kernel ends its connection
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # an address that this machine does not have
 _log = structlog.stdlib.get_logger("sidecar.serving")
+
+# The Server header of every response, also of the 400s that aiohttp answers itself. It has no setting for it.
+web_response.SERVER_SOFTWARE = "mcp-image-sidecar"  # type: ignore[attr-defined]
 
 
 class Running:
@@ -65,18 +69,24 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         yield Running(app, url, metrics_url)
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, drain, stop. A second signal ends at once."""
-    stop, stop_at_once = asyncio.Event(), asyncio.Event()
+async def serve(settings: Settings, signals: StopSignals) -> None:
+    """Serve until the first signal, drain, stop. A second signal ends at once."""
     async with running(settings) as sidecar:
-        with signals(stop, stop_at_once):
-            _log.info("listening", url=sidecar.url, mcp=f"{sidecar.url}/mcp", metrics=sidecar.metrics_url)
-            await stop.wait()
-            await drain(sidecar, settings, stop_at_once)
+        signals.started()
+        _log.info("listening", url=sidecar.url, mcp=f"{sidecar.url}/mcp", metrics=sidecar.metrics_url)
+        await signals.stop.wait()
+        await drain(sidecar, settings, signals)
+    await stopped(signals)
+
+
+async def stopped(signals: StopSignals) -> None:
+    """To be called when everything is closed: a thread that is stuck must not delay the exit."""
+    await flush_traces(_TRACES_SECONDS)
     _log.info("stopped")
+    signals.end_within(EXIT_SECONDS)
 
 
-async def drain(sidecar: Running, settings: Settings, stop_at_once: asyncio.Event) -> None:
+async def drain(sidecar: Running, settings: Settings, signals: StopSignals) -> None:
     """Unready at once, no new generations, those under way finish while polls and images are still served."""
     sidecar.app[keys.HEALTH].stopping = True
     service = sidecar.app[keys.SERVICE]
@@ -84,17 +94,19 @@ async def drain(sidecar: Running, settings: Settings, stop_at_once: asyncio.Even
     _log.info("draining", grace=settings.listen.shutdown_grace)
     jobs = sidecar.app[keys.JOBS]
     drained = asyncio.create_task(_drained(sidecar, settings.listen.shutdown_grace))
-    hurried = asyncio.create_task(stop_at_once.wait())
+    hurried = asyncio.create_task(signals.at_once.wait())
+    signals.end_within(settings.listen.shutdown_grace + _CLOSING_SECONDS)  # threads of a stalled volume do not end
     await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    signals.end_within(_CLOSING_SECONDS)
     for task in (drained, hurried):
         task.cancel()
     await asyncio.gather(drained, hurried, return_exceptions=True)
     # what is still in flight is given up now, so that its callers are told
-    await jobs.drain(0.0, store_seconds=_HURRIED_STORE_SECONDS if stop_at_once.is_set() else None)
+    await jobs.drain(0.0, store_seconds=_HURRIED_STORE_SECONDS if signals.at_once.is_set() else _STORE_SECONDS)
     if held := await service.send_held(0.0):
         _log.warning("images stay in the spool, unsent", images=held)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop_at_once.wait(), _linger(settings, was_busy))
+        await asyncio.wait_for(signals.at_once.wait(), _linger(settings, was_busy))
 
 
 async def _drained(sidecar: Running, grace: float) -> None:
@@ -109,34 +121,6 @@ def _linger(settings: Settings, was_busy: bool) -> float:
     if not is_loopback(settings.listen.host):
         return _ENDPOINT_SECONDS
     return _LINGER_SECONDS if was_busy else 0.0
-
-
-@contextlib.contextmanager
-def signals(stop: asyncio.Event, stop_at_once: asyncio.Event) -> Iterator[None]:
-    """While inside, SIGTERM and SIGINT set `stop`, and once that is set `stop_at_once`: a second later all is over."""
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if not stop.is_set():
-            stop.set()
-        elif not stop_at_once.is_set():
-            stop_at_once.set()
-            _end_soon()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-
-def _end_soon() -> None:
-    """Cut off what would still wait for a store, a volume's thread or a caller."""
-    last = threading.Timer(_LAST_SECONDS, os._exit, (0,))
-    last.daemon = True
-    last.start()
 
 
 @asynccontextmanager

@@ -3,59 +3,57 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-import threading
-from collections.abc import AsyncIterator
-from typing import cast
+from collections.abc import Awaitable
 
-import anyio
-from mcp.server.stdio import stdio_server
+import structlog
 
 from sidecar.app import MCP_SERVER
 from sidecar.config import Settings
-from sidecar.serving import drain, running, signals
+from sidecar.process import StopSignals
+from sidecar.serving import drain, running, stopped
+from sidecar.stdio_lines import Host, claimed_wire
+
+_LAST_ANSWERS_SECONDS = 1.0  # for a host to take the answers that the end of the drain makes
+
+_log = structlog.stdlib.get_logger("sidecar.stdio")
 
 
-async def serve_stdio(settings: Settings) -> None:
-    """Serve until standard input ends or a signal comes; what the runtime has begun is still stored."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    async with running(settings) as sidecar:
-        server = sidecar.app[MCP_SERVER].server
-        lines = cast("anyio.AsyncFile[str]", _StandardInput())
-        with signals(stop, hurry), anyio.CancelScope() as scope:
-            async with stdio_server(stdin=lines) as (read_stream, write_stream):
-                talking = asyncio.create_task(
-                    server.run(read_stream, write_stream, server.create_initialization_options())
-                )
-                stopping = asyncio.create_task(stop.wait())
-                await asyncio.wait({talking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                stop.set()  # from here on a signal means: at once
-                await drain(sidecar, settings, hurry)
-                talking.cancel()
-                stopping.cancel()
-                await asyncio.gather(talking, stopping, return_exceptions=True)
-                scope.cancel()
+async def serve_stdio(settings: Settings, signals: StopSignals) -> None:
+    """Serve until standard input ends, standard output is closed or a signal comes.
+
+    The end of the input is no cancellation: requests that were received are answered first. Whatever the reason, what
+    the runtime has begun is still stored, within SHUTDOWN_GRACE.
+    """
+    with claimed_wire() as wire:
+        async with running(settings) as sidecar, Host(wire).connected() as host:
+            signals.started()
+            server = sidecar.app[MCP_SERVER].server
+            talking = asyncio.create_task(
+                server.run(host.read_stream, host.write_stream, server.create_initialization_options())
+            )
+            await _first_of(talking, signals.stop.wait(), host.input_ended.wait(), host.left.wait())
+            if not signals.stop.is_set():
+                signals.begin_stop()
+                if host.input_ended.is_set():
+                    _log.info("standard input has ended", unanswered=host.unanswered)
+                    await _first_of(host.all_answered(), signals.at_once.wait(), seconds=settings.listen.shutdown_grace)
+            await drain(sidecar, settings, signals)
+            await _first_of(host.all_answered(), signals.at_once.wait(), seconds=_LAST_ANSWERS_SECONDS)
+            await _ended(talking)
+    await stopped(signals)
 
 
-class _StandardInput:
-    """Its lines, read on a daemon thread: a read that blocks must not keep the process from ending."""
+async def _ended(talking: asyncio.Task[None]) -> None:
+    talking.cancel()
+    await asyncio.gather(talking, return_exceptions=True)
+    if not talking.cancelled() and (error := talking.exception()) is not None:
+        _log.error("the MCP connection crashed", exc_info=error)
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._lines: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
-        threading.Thread(target=self._read, daemon=True, name="standard input").start()
 
-    def _read(self) -> None:
-        # A file of its own: the interpreter closes sys.stdin as it ends, and would wait for this thread to let go.
-        with os.fdopen(os.dup(sys.stdin.fileno()), "rb") as file:
-            for line in file:
-                self._put(line)
-        self._put(None)
-
-    def _put(self, line: bytes | None) -> None:
-        asyncio.run_coroutine_threadsafe(self._lines.put(line), self._loop).result()
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        while (line := await self._lines.get()) is not None:
-            yield line.decode(errors="replace")
+async def _first_of(*waits: Awaitable[object], seconds: float | None = None) -> None:
+    """Return as soon as one of them has ended, or after `seconds`. A task among them is left running."""
+    waiting = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for wait, given in zip(waiting, waits, strict=True):
+        if wait is not given:
+            wait.cancel()

@@ -415,7 +415,7 @@ async def test_a_host_that_has_gone_and_signals_need_not_wait_for_a_silent_runti
     assert process.stderr is not None
     process.stdin.close()
     async with asyncio.timeout(10):
-        while b"draining" not in await process.stderr.readline():
+        while b"standard input has ended" not in await process.stderr.readline():
             pass
     process.terminate()
     assert await ended_by_itself(process) == 0

@@ -15,6 +15,7 @@ from sidecar.domain import ImageId
 from sidecar.edge import keys as app_keys
 from sidecar.errors import StorageFailure, StorageFull, StoreAway
 from sidecar.events import Crashed, Event, StorageSeen
+from sidecar.process import StopSignals
 from sidecar.serving import Running, drain
 from sidecar.storages import keys
 from tests.conftest import StartSidecar
@@ -170,7 +171,7 @@ async def test_a_sidecar_that_stops_sends_what_waits_while_there_is_grace_and_te
     assert await sidecar.metric("imagegen_spool_images") == 1
     odd.refused = refused
     with structlog.testing.capture_logs() as logs:
-        await drain(Running(sidecar.app, sidecar.url, None), sidecar.app[app_keys.SETTINGS], asyncio.Event())
+        await drain(Running(sidecar.app, sidecar.url, None), sidecar.app[app_keys.SETTINGS], StopSignals())
     assert await sidecar.metric("imagegen_spool_images") == left
     assert [entry["images"] for entry in logs if "stay in the spool" in entry["event"]] == [left] * left
 

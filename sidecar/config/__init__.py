@@ -4,6 +4,7 @@
 the table in docs/reference.md is generated from it.
 """
 
+from sidecar.config.parsers import has_credentials, without_credentials
 from sidecar.config.reading import SettingRow, read_settings, setting_rows
 from sidecar.config.settings import (
     JobSettings,
@@ -33,8 +34,10 @@ __all__ = [
     "Settings",
     "StorageSettings",
     "Variable",
+    "has_credentials",
     "is_loopback",
     "own_address",
     "read_settings",
     "setting_rows",
+    "without_credentials",
 ]

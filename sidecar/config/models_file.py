@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sidecar.config import parsers
+from sidecar.config.parsers import has_credentials, shown_path, without_credentials
 from sidecar.config.settings import ModelSettings, Secret
 from sidecar.errors import bounded
 
@@ -39,11 +40,17 @@ def _extra_parameters(given: Any) -> Mapping[str, Any]:
     return cast("dict[str, Any]", given)
 
 
-def _shown(given: Any) -> str:
+def _shown(key: str, given: Any) -> str:
     """A value for a message; never spelled out whole, because YAML's aliases make small files long."""
     if isinstance(given, (list, tuple, set, dict)):
         return "a mapping" if isinstance(given, dict) else "a list"
-    return repr(bounded(str(given), 120))
+    text = str(given)
+    return repr(bounded(shown_path(text) if key == "token_file" else without_credentials(text), 120))
+
+
+def _hint(given: Any) -> str:
+    url = isinstance(given, str) and has_credentials(given)
+    return ". No user and no password in it: a token goes into the file of token_file." if url else ""
 
 
 MODEL_FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
@@ -108,7 +115,7 @@ def _read_model(number: int, entry: Any, defaults: Mapping[str, Any], problems: 
         try:
             fields[key] = parse(given)
         except (ValueError, OSError):
-            problems.append(f"{where}: {key}: {_shown(given)} was given; allowed: {allowed}")
+            problems.append(f"{where}: {key}: {_shown(key, given)} was given; allowed: {allowed}{_hint(given)}")
     if len(problems) > before:
         return None
     if token_file := fields.pop("token_file", None):

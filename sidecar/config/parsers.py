@@ -17,6 +17,7 @@ _DURATION_UNITS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 _MODEL_PATH = re.compile(r"(?P<base>/.*)?/v1/models/(?P<name>[A-Za-z0-9._-]{1,63})(:predict)?", re.ASCII)
 _PLAIN = re.compile(r'[^\s?#@<>"\\\x00-\x20\x7f-\U0010ffff]+')
+_USER = re.compile(r"//[^/?#\s]*@")
 _LONGEST_DURATION = 100 * 365 * 86400
 
 
@@ -99,6 +100,31 @@ def _plain_url(text: str) -> SplitResult:
         raise ValueError
     _ = parts.hostname.encode("idna")  # raises ValueError for a host that no name server can be asked for
     return parts
+
+
+def has_credentials(url: str) -> bool:
+    """Whether a URL names a user or a password, which every URL setting refuses."""
+    return _USER.search(url) is not None
+
+
+def without_credentials(text: str) -> str:
+    """A setting's text as it may be shown: of a URL neither user and password nor query.
+
+    Everything before the last @ counts as the password where there may be one, since a raw one holds any character.
+    """
+    scheme, slashes, rest = text.partition("//")
+    if not slashes:
+        scheme, rest = "", text
+    before, at, after = rest.rpartition("@")
+    if at and (slashes or ":" in before):
+        rest = f"***@{after}"
+    path, question, _query = rest.partition("?")
+    return f"{scheme}{slashes}{path}?***" if slashes and question else f"{scheme}{slashes}{rest}"
+
+
+def shown_path(text: str) -> str:
+    """The path of a secret's file as it may be shown: what is no path may be the secret itself."""
+    return text if text.startswith(("/", "./", "../")) else "***"
 
 
 def bucket(text: str) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from sidecar.config import parsers
 from sidecar.config.models_file import model_name, read_models_file
+from sidecar.config.parsers import has_credentials, shown_path, without_credentials
 from sidecar.config.settings import (
     LOOPBACK_HOSTS,
     JobSettings,
@@ -64,7 +65,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
 
 
 def setting_rows(environment: Mapping[str, str]) -> list[SettingRow]:
-    """The reference table for this environment, secrets masked. Wrong values are shown as they are."""
+    """The reference table for this environment, secrets masked. Wrong values are shown too."""
     return [SettingRow(variable, _effective(variable, environment)) for variable in VARIABLES]
 
 
@@ -72,8 +73,8 @@ def _effective(variable: Variable, environment: Mapping[str, str]) -> str:
     given = environment.get(variable.name) or None
     if variable.secret:
         file = environment.get(f"{variable.name}_FILE")
-        return "***" if given else f"from {file}" if file else "–"
-    return given or variable.default or "–"
+        return "***" if given else f"from {shown_path(file)}" if file else "–"
+    return without_credentials(given or variable.default or "–")
 
 
 def _read(variable: Variable, environment: Mapping[str, str], problems: list[str]) -> Any:
@@ -85,7 +86,9 @@ def _read(variable: Variable, environment: Mapping[str, str], problems: list[str
     try:
         return variable.parse(text)
     except (ValueError, OSError):
-        problems.append(f"{variable.name}: {bounded(text, 120)!r} was given; allowed: {variable.allowed}")
+        shown = bounded(without_credentials(text), 120)
+        hint = f". {variable.credentials}" if has_credentials(text) else ""
+        problems.append(f"{variable.name}: {shown!r} was given; allowed: {variable.allowed}{hint}")
         return None
 
 
@@ -98,7 +101,8 @@ def _read_secret(variable: Variable, environment: Mapping[str, str], problems: l
             return Secret(file=parsers.existing_file(file))
         except ValueError:
             problems.append(
-                f"{variable.name}_FILE: {bounded(file, 120)!r} was given; allowed: the path of an existing file"
+                f"{variable.name}_FILE: {bounded(shown_path(file), 120)!r} was given; "
+                "allowed: the path of an existing file"
             )
             return None
     return Secret(text=text) if text else None

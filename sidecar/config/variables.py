@@ -11,7 +11,10 @@ from sidecar.config import parsers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """One setting. `parse` raises ValueError; `allowed` completes the sentence "allowed: …"."""
+    """One setting. `parse` raises ValueError; `allowed` completes the sentence "allowed: …".
+
+    `credentials` says where a user and a password belong that were given in a URL.
+    """
 
     name: str
     default: str | None
@@ -20,6 +23,7 @@ class Variable:
     unit: str
     meaning: str
     secret: bool = False
+    credentials: str = "A URL here has no user and no password."
 
 
 VARIABLES: tuple[Variable, ...] = (
@@ -55,6 +59,7 @@ VARIABLES: tuple[Variable, ...] = (
         parse=parsers.model_url,
         allowed=parsers.MODEL_URL_ALLOWED,
         unit="URL",
+        credentials="No user and no password in it: a token goes into KSERVE_TOKEN or KSERVE_TOKEN_FILE.",
         meaning="The model's URL as KServe serves it; `:predict` is added.",
     ),
     Variable(
@@ -211,6 +216,8 @@ VARIABLES: tuple[Variable, ...] = (
         parse=parsers.base_url,
         allowed="http(s)://HOST[:PORT][/PATH]",
         unit="URL",
+        credentials="No user and no password in it: credentials come the standard AWS way, such as "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
         meaning="Where the store is, for MinIO, Ceph and others. Unset: AWS.",
     ),
     Variable(

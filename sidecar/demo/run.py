@@ -17,33 +17,33 @@ from sidecar.clients import client_configurations, for_terminal
 from sidecar.config import Settings, read_settings
 from sidecar.demo.painter import DISCLAIMER
 from sidecar.observe.logs import configure_logging
-from sidecar.serving import drain, running, signals
+from sidecar.process import StopSignals
+from sidecar.serving import drain, running, stopped
 
 PROMPT = "a lighthouse on a cliff at dawn, soft light, wide view"
 _PORTS_TO_TRY = 50
 
 
-async def demo(environment: Mapping[str, str], *, once: bool) -> int:
+async def demo(environment: Mapping[str, str], signals: StopSignals, *, once: bool) -> int:
     """Show the whole way of an image; serve on until Ctrl-C unless `once`. The exit code."""
     defaults = {"LOG_FORMAT": "console", "LOG_LEVEL": "warning", "RUNTIME_PROFILE": "diffusers-seed"}
     environment = {**defaults, **environment, "KSERVE_ENDPOINT": "", "MODELS_FILE": ""}
-    read_settings(environment)  # a wrong one is told before the painter is started
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    with signals(stop, hurry):  # from the start: a Ctrl-C at any moment is an orderly end
-        async with _painter() as endpoint:
-            settings = read_settings({**environment, "KSERVE_ENDPOINT": endpoint})
-            configure_logging(settings.log)
-            settings = replace(settings, listen=replace(settings.listen, port=_free_port(settings)))
-            async with running(settings) as sidecar:
-                _say(f"The sidecar listens at {sidecar.url}, beside a {DISCLAIMER}.")
-                image = await _unless(stop, _make_one(f"{sidecar.url}/mcp"))
-                if image is not None:
-                    gallery = f"{sidecar.url}/" if settings.listen.gallery else "off (GALLERY)"
-                    _say(_how_to_connect(sidecar.url, image, gallery))
-                    if not once:
-                        _say("Serving until Ctrl-C.")
-                        await stop.wait()
-                await drain(sidecar, settings, hurry)
+    configure_logging(read_settings(environment).log)  # a wrong setting is told before the painter is started
+    signals.started()  # from the start: a Ctrl-C at any moment is an orderly end
+    async with _painter() as endpoint:
+        settings = read_settings({**environment, "KSERVE_ENDPOINT": endpoint})
+        settings = replace(settings, listen=replace(settings.listen, port=_free_port(settings)))
+        async with running(settings) as sidecar:
+            _say(f"The sidecar listens at {sidecar.url}, beside a {DISCLAIMER}.")
+            image = await _unless(signals.stop, _make_one(f"{sidecar.url}/mcp"))
+            if image is not None:
+                gallery = f"{sidecar.url}/" if settings.listen.gallery else "off (GALLERY)"
+                _say(_how_to_connect(sidecar.url, image, gallery))
+                if not once:
+                    _say("Serving until Ctrl-C.")
+                    await signals.stop.wait()
+            await drain(sidecar, settings, signals)
+    await stopped(signals)
     return 0
 
 

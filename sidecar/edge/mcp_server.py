@@ -27,6 +27,7 @@ from sidecar.core.service import ImageService
 from sidecar.edge import prompts, resources, tasks
 from sidecar.edge.bodies import MAX_BODY_BYTES
 from sidecar.edge.errors_map import jsonrpc_errors, no_such_resource
+from sidecar.edge.jsonrpc import MAX_MESSAGE_BYTES
 from sidecar.edge.mcp_app import app as mcp_app
 from sidecar.edge.tools import TOOLS
 from sidecar.edge.tools.presentation import presentation
@@ -196,7 +197,7 @@ async def session_manager(server: Server[Any]) -> AsyncIterator[StreamableHTTPSe
     server.streamable_http_app(
         stateless_http=True,
         json_response=False,
-        max_request_body_size=MAX_BODY_BYTES,
+        max_request_body_size=MAX_MESSAGE_BYTES,
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     manager = server.session_manager

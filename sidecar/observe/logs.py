@@ -5,14 +5,17 @@ Prompts, negative prompts and image ids are logged at debug only: a prompt is it
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+import threading
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
 from sidecar.config import LogSettings
+from sidecar.errors import bounded, cleaned
 from sidecar.events import (
     Crashed,
     Event,
@@ -27,13 +30,22 @@ from sidecar.events import (
     StorageSeen,
     Swept,
 )
+from sidecar.observe.log_filters import install_filters
+from sidecar.observe.log_writer import LogWriter, QueuedHandler
 from sidecar.spans import current_ids
 
 _QUIET = ("asyncio", "aiohttp.access", "httpx", "PIL")
+_MAX_EVENT = 1000
+_MAX_VALUE = 4000  # characters of one value in a line
+_MAX_ESCAPED_VALUE = 1000  # the same where JSON writes up to twelve for one
+_STANDARD_ERROR = 2
 
 
 def configure_logging(settings: LogSettings) -> None:
-    """Route every logger of the process to stderr in one format. To be called before the MCP SDK is used."""
+    """Route every logger of the process, warnings and crashed threads to stderr in one format.
+
+    To be called before the MCP SDK is used. Lines are written by a thread (log_writer), so that logging never waits.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         _traced,
@@ -42,34 +54,68 @@ def configure_logging(settings: LogSettings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    console = settings.format == "console"
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        if console  # plain: a rich traceback would print local variables, and so secrets
-        else structlog.processors.JSONRenderer()
-    )
-    last = [] if console else [structlog.processors.format_exc_info]
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, _bounded, renderer],
-        )
-    )
-    handler.addFilter(_no_traceback_for_strangers)
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [_handler(settings, shared)]
     root.setLevel(settings.level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     # The SDK tells of every refused request at warning; ours are counted and logged once, at the edge.
     logging.getLogger("mcp").setLevel(logging.ERROR if settings.level != "debug" else logging.DEBUG)
+    install_filters()
+    logging.captureWarnings(True)
+    sys.unraisablehook = _log_unraisable
+    threading.excepthook = _log_crashed_thread
+
+
+def flush_log(seconds: float) -> None:
+    """Wait at most `seconds` until what was logged is written."""
+    if (writer := _writer()) is not None:
+        writer.flush(seconds)
+
+
+def lines_dropped() -> int:
+    """Log lines of this process that were lost."""
+    writer = _writer()
+    return 0 if writer is None else writer.dropped
+
+
+def _writer() -> LogWriter | None:
+    """logging's root is the process's own, and so is the one handler that we put there."""
+    handlers = logging.getLogger().handlers
+    return next((handler.writer for handler in handlers if isinstance(handler, QueuedHandler)), None)
+
+
+def _handler(settings: LogSettings, foreign: list[Any]) -> logging.Handler:
+    if sys.stderr is None:  # closed by the parent: its number may belong to another file by now
+        return logging.NullHandler()
+    console = settings.format == "console"
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_plain_traceback)
+        if console
+        else structlog.processors.JSONRenderer()
+    )
+    last = [] if console else [structlog.processors.format_exc_info]
+    handler = QueuedHandler(LogWriter(_STANDARD_ERROR))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=foreign,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, _bounded, renderer],
+        )
+    )
+    return handler
+
+
+def _plain_traceback(out: TextIO, exc_info: Any) -> None:
+    """For people. A rich traceback would print local variables, and so secrets."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write(cleaned(text.getvalue(), _MAX_VALUE))
 
 
 def _traced(_logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -78,20 +124,25 @@ def _traced(_logger: Any, _name: str, entry: MutableMapping[str, Any]) -> Mutabl
     return entry
 
 
-def _no_traceback_for_strangers(record: logging.LogRecord) -> bool:
-    """aiohttp tells of what is no HTTP as of an error, with all its bytes; port scanners make that daily bread."""
-    if record.name == "aiohttp.server" and record.exc_info and "http_exceptions" in str(type(record.exc_info[1])):
-        record.msg, record.args, record.exc_info = "closed a connection that did not speak HTTP", (), None
-        record.levelno, record.levelname = logging.INFO, "INFO"
-    return True
-
-
 def _bounded(_logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """No line grows with what a caller sends."""
+    """No line grows with what a caller sends, and none commands the terminal or the viewer that shows it."""
     for key, value in entry.items():
-        if isinstance(value, str) and len(value) > 4000:
-            entry[key] = value[:4000] + "…"
+        if not isinstance(value, str):
+            continue
+        if key == "event":
+            entry[key] = value if len(value) <= _MAX_EVENT and value.isprintable() else bounded(value, _MAX_EVENT)
+        else:
+            entry[key] = cleaned(value, _MAX_VALUE if value.isascii() else _MAX_ESCAPED_VALUE)
     return entry
+
+
+def _log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    error = unraisable.exc_value
+    logging.getLogger("sidecar.process").error(unraisable.err_msg or "an exception could not be raised", exc_info=error)
+
+
+def _log_crashed_thread(crashed: threading.ExceptHookArgs) -> None:
+    logging.getLogger("sidecar.process").error("a thread crashed", exc_info=crashed.exc_value)
 
 
 class EventLog:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sidecar import __version__
@@ -30,6 +30,7 @@ from sidecar.events import (
     Swept,
 )
 from sidecar.observe.exposition import Exposition, Family
+from sidecar.observe.logs import lines_dropped
 from sidecar.spans import exemplar
 
 _GENERATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
@@ -106,6 +107,7 @@ class Metrics:
         self._room = _Room(max_bytes)
         self.exposition.at_each_scrape(self._room)
         self.exposition.at_each_scrape(_Queues(queues))
+        self.exposition.at_each_scrape(_LogLines())
         self._start_at_zero(queues, backend)
         self._handlers = self._by_event()
 
@@ -253,3 +255,14 @@ class _Queues(Collector):
             oldest.add_metric([model], queue.oldest_wait)
             stalled.add_metric([model], queue.stalled)
         return (depth, flight, oldest, stalled)
+
+
+class _LogLines(Collector):
+    """What the process could not log, read when somebody scrapes."""
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(
+            "imagegen_log_lines_dropped",
+            "Log lines lost because standard error was not read or could not be written.",
+            value=lines_dropped(),
+        )

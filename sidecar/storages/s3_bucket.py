@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError, NoCredentialsError
 from botocore.handlers import add_expect_header
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
-from sidecar.config import S3Settings
+from sidecar.config import S3Settings, without_credentials
 from sidecar.errors import StorageFailure
 from sidecar.ports import Clock, Observer
 from sidecar.storages.directory import failure_of as disk_failure_of
@@ -95,7 +95,7 @@ class Bucket:
         self.region = str(client.meta.region_name)
         self._session = session
         self.name = settings.bucket
-        self.endpoint = settings.endpoint_url or str(client.meta.endpoint_url)
+        self.endpoint = without_credentials(settings.endpoint_url or str(client.meta.endpoint_url))
         self.prefix = settings.prefix
         self._clock = clock
         self._observer = observer
