@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config import VARIABLES, Secret, parsers, read_settings
+from sidecar.config import VARIABLES, Secret, parsers, read_settings, setting_rows
 from sidecar.errors import BadConfiguration
 
 CONTRACT_DEFAULTS = {
@@ -180,6 +180,52 @@ def test_a_default_port_in_the_public_address_is_as_good_as_none(public: str) ->
     listen = read_settings({"PUBLIC_BASE_URL": public}).listen
     assert "img.example.org" in listen.allowed_hosts
     assert f"{public.partition(':')[0]}://img.example.org" in listen.allowed_origins
+
+
+# --- passwords in URLs ------------------------------------------------------------------------------------------------
+
+PASSWORDS = ["hush", "hu/sh", "hu?sh", "hu#sh", "hu@sh", "hu sh", "hu:sh", "hush\n"]
+URL_SETTINGS = {
+    "KSERVE_ENDPOINT": "KSERVE_TOKEN_FILE",
+    "PUBLIC_BASE_URL": "no user and no password",
+    "S3_ENDPOINT_URL": "AWS_SECRET_ACCESS_KEY",
+    "S3_PUBLIC_ENDPOINT_URL": "no user and no password",
+    "ALLOWED_ORIGINS": "no user and no password",
+}
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("url", ["http://user:{}@h/v1/models/x", "user:{}@h", "http://{}@h/v1/models/x?a={}"])
+@pytest.mark.parametrize("name", [*URL_SETTINGS, "LISTEN_PORT", "ALLOWED_HOSTS"])
+def test_a_url_with_a_password_is_refused_and_the_password_not_shown(name: str, url: str, password: str) -> None:
+    given = {name: url.replace("{}", password)}
+    (line,) = problems(given)
+    shown = {row.variable.name: row.effective for row in setting_rows(given)}[name]
+    assert line.startswith(f"{name}: ")
+    told = line.removeprefix(name).split("allowed:")[0]
+    assert not any(part in text for part in ("hu", "sh") for text in (told, shown))
+
+
+@pytest.mark.parametrize(("name", "instead"), URL_SETTINGS.items())
+def test_where_a_password_belongs_instead_is_said(name: str, instead: str) -> None:
+    (line,) = problems({name: "https://user:hush@example.org/v1/models/x"})
+    assert instead in line
+
+
+def test_a_models_url_with_a_password_is_refused_likewise(tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text("models: [{endpoint: 'http://user:hush@h/v1/models/x'}, {endpoint: 'http://h/', token_file: hush}]")
+    told = problems({"MODELS_FILE": str(file)})
+    assert len(told) == 3
+    assert "token_file" in told[0]
+    assert "hush" not in "".join(told)
+
+
+def test_a_token_given_in_place_of_its_file_is_not_shown() -> None:
+    (line,) = problems({"KSERVE_TOKEN_FILE": "eyJhbGciOi.hush"})
+    assert line == "KSERVE_TOKEN_FILE: '***' was given; allowed: the path of an existing file"
+    shown = {row.variable.name: row.effective for row in setting_rows({"KSERVE_TOKEN_FILE": "eyJhbGciOi.hush"})}
+    assert shown["KSERVE_TOKEN"] == "from ***"
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------

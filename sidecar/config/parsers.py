@@ -108,18 +108,15 @@ def has_credentials(url: str) -> bool:
 
 
 def without_credentials(text: str) -> str:
-    """A setting's text as it may be shown: of a URL neither user and password nor query.
+    """A setting's text as it may be shown: nothing of a URL that may hold a password, and of others no query.
 
-    Everything before the last @ counts as the password where there may be one, since a raw one holds any character.
+    A raw password holds any character, an @ or a ? too, so where it ends cannot be told.
     """
     scheme, slashes, rest = text.partition("//")
-    if not slashes:
-        scheme, rest = "", text
-    before, at, after = rest.rpartition("@")
-    if at and (slashes or ":" in before):
-        rest = f"***@{after}"
+    if "@" in text and (slashes or ":" in text):
+        return f"{scheme}//***" if slashes else "***"
     path, question, _query = rest.partition("?")
-    return f"{scheme}{slashes}{path}?***" if slashes and question else f"{scheme}{slashes}{rest}"
+    return f"{scheme}//{path}?***" if slashes and question else text
 
 
 def shown_path(text: str) -> str:

@@ -70,27 +70,30 @@ def refusing_malformed(app: ASGIApp) -> ASGIApp:
         if scope["method"] != "POST":
             await app(scope, receive, send)
             return
-        received, body = await _whole_body(receive)
-        if body is not None:
-            try:
+        try:
+            received, body = await _whole_body(receive)
+            if body is not None:
                 parse_message(body)
-            except MalformedMessage as error:
-                await _refuse(error, send)
-                return
-        await app(scope, _replaying(received, receive), send)
+        except MalformedMessage as error:
+            await _refuse(error, send)
+        else:
+            await app(scope, _replaying(received, receive), send)
 
     return checked
 
 
 async def _whole_body(receive: Receive) -> tuple[deque[Message], bytes | None]:
-    """What was received, and the body; None for one that did not come whole or is too large, which the SDK answers."""
+    """What was received, and the body; None for one that is too large, which the SDK answers with 413.
+
+    Raises MalformedMessage for one that did not come whole.
+    """
     received: deque[Message] = deque()
     body = b""
     while True:
         message = await receive()
         received.append(message)
         if message["type"] != "http.request":
-            return received, None
+            raise MalformedMessage(PARSE_ERROR, "Parse error: the body is broken or did not come whole.")
         body += message.get("body", b"")
         if len(body) > MAX_MESSAGE_BYTES:
             return received, None

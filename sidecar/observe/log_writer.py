@@ -107,20 +107,21 @@ class LogWriter:
 
     def _write(self, lines: list[bytes]) -> None:
         data = b"".join(lines)
+        written = True
         try:
             write_all(self._descriptor, data)
         except OSError:  # no reader, no space: logging goes on, for either may come back
             self._write_dropped += len(lines)
-        else:
+            written = False
+        self._taken_bytes += len(data)
+        if written and self._put_bytes - self._taken_bytes < self._max_bytes // 2:
             self._tell_of_dropped()
-        finally:
-            self._taken_bytes += len(data)
 
     def _tell_of_dropped(self) -> None:
         lost = self.dropped - self._reported
         if lost:
             self._reported += lost
-            _log.warning("%d log lines were dropped because the log could not be written", lost)
+            _log.warning("the log could not be written for a while; lines dropped: %d", lost)
 
 
 class QueuedHandler(logging.Handler):

@@ -446,6 +446,7 @@ function row([name, value, remark]) {
   const group = document.createElement("div");
   const [term, detail] = [document.createElement("dt"), document.createElement("dd")];
   term.textContent = name;
+  detail.dir = "auto"; // a text that runs from right to left must not turn its neighbours round
   detail.textContent = String(value);
   if (remark) detail.append(Object.assign(document.createElement("small"), { textContent: remark }));
   if (String(value).length > 28) group.className = "wide";
