@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import http.client
 import json
+import logging
 import os
 import shutil
 import sys
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = EXIT_BAD_CONFIGURATION
     except KeyboardInterrupt:
         code = 130
+    except Exception:
+        logging.getLogger("sidecar").critical("the command crashed", exc_info=True)
+        code = 1
     leave(code)
 
 

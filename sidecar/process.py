@@ -24,7 +24,8 @@ AT_ONCE_SECONDS = 1.0
 """From a second signal, or from a first one before the start is complete, to the end of the process."""
 EXIT_SECONDS = 0.8
 """From the log's last line to the end of the process."""
-_FLUSH_SECONDS = 0.2  # for log lines whose reader has stalled
+_FLUSH_SECONDS = 0.7  # for the last log lines to be read
+_LAST_FLUSH_SECONDS = 0.2  # the same where the process should have ended already
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -86,7 +87,7 @@ class StopSignals:
                 deadline = min(deadline, self._deadlines.get(timeout=left))
             except Empty:
                 break
-        flush_log(_FLUSH_SECONDS)
+        flush_log(_LAST_FLUSH_SECONDS)
         os._exit(0)
 
 

@@ -22,6 +22,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from sidecar.observe.tracing import wanted
 from tests.conftest import Sidecar, raw_tool_call
 from tests.fake_kserve import FakeKServe, say
+from tests.test_commands import run
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -243,3 +244,10 @@ async def test_without_a_trace_lines_and_buckets_name_none(sidecar: Sidecar) -> 
     await sidecar.made()
     _, body = await sidecar.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
     assert b"trace_id" not in body
+
+
+def test_an_endpoint_with_a_password_is_refused_without_showing_it(tmp_path: Path) -> None:
+    given = {"STORAGE_PATH": str(tmp_path), "LISTEN_PORT": "0", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:hush@h:4318"}
+    done = run("serve", **given)
+    assert (done.returncode, "hush" in done.stderr + done.stdout) == (2, False)
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in done.stderr

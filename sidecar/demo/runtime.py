@@ -13,14 +13,20 @@ import pybase64
 from aiohttp import web
 
 from sidecar.demo.painter import DISCLAIMER, paint
+from sidecar.observe.log_writer import STANDARD_ERROR, LogWriter
 
 MODEL = "demo-painter-not-a-diffusion-model"
 _SECONDS_PER_STEP = 0.1
 _DEFAULT_STEPS = 25
 
 
+_LOG = web.AppKey("log", LogWriter)
+
+
 def create_runtime() -> web.Application:
     app = web.Application()
+    app[_LOG] = LogWriter(STANDARD_ERROR)
+    app[_LOG].put(f"{MODEL}: {DISCLAIMER}")
     app.router.add_get(f"/v1/models/{MODEL}", _ready)
     app.router.add_post(f"/v1/models/{MODEL}:predict", _predict)
     app.router.add_get("/metrics", _metrics)
@@ -45,7 +51,7 @@ async def _predict(request: web.Request) -> web.Response:
         steps = int(instance.get("num_inference_steps", _DEFAULT_STEPS))
     except (ValueError, KeyError, TypeError, IndexError) as error:
         return web.json_response({"error": f"Prediction failed: {error!r}"}, status=400)
-    print(f"painting {width}×{height}, seed {seed} ({DISCLAIMER})", file=sys.stderr, flush=True)
+    request.app[_LOG].put(f"painting {width}×{height}, seed {seed} ({DISCLAIMER})")
     await asyncio.sleep(steps * _SECONDS_PER_STEP)
     png = await asyncio.to_thread(paint, prompt, seed, width, height)
     image = {"format": "PNG", "b64": pybase64.b64encode(png).decode()}
@@ -59,7 +65,6 @@ async def _run() -> None:
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
-        print(f"{MODEL}: {DISCLAIMER}", file=sys.stderr, flush=True)
         print(f"http://127.0.0.1:{port}/v1/models/{MODEL}", flush=True)
         await asyncio.to_thread(sys.stdin.read)  # until whoever started it goes away
     finally:

@@ -25,7 +25,6 @@ from sidecar.core.job import JobView
 from sidecar.core.jobs import JobService
 from sidecar.core.service import ImageService
 from sidecar.edge import prompts, resources, tasks
-from sidecar.edge.bodies import MAX_BODY_BYTES
 from sidecar.edge.errors_map import jsonrpc_errors, no_such_resource
 from sidecar.edge.jsonrpc import MAX_MESSAGE_BYTES
 from sidecar.edge.mcp_app import app as mcp_app

@@ -14,6 +14,7 @@ import threading
 import time
 from queue import Empty, SimpleQueue
 
+STANDARD_ERROR = 2
 MAX_QUEUED_BYTES = 1024 * 1024
 _BATCH_BYTES = 64 * 1024  # as much as a pipe holds
 

@@ -31,14 +31,13 @@ from sidecar.events import (
     Swept,
 )
 from sidecar.observe.log_filters import install_filters
-from sidecar.observe.log_writer import LogWriter, QueuedHandler
+from sidecar.observe.log_writer import STANDARD_ERROR, LogWriter, QueuedHandler
 from sidecar.spans import current_ids
 
 _QUIET = ("asyncio", "aiohttp.access", "httpx", "PIL")
 _MAX_EVENT = 1000
 _MAX_VALUE = 4000  # characters of one value in a line
 _MAX_ESCAPED_VALUE = 1000  # the same where JSON writes up to twelve for one
-_STANDARD_ERROR = 2
 
 
 def configure_logging(settings: LogSettings) -> None:
@@ -101,7 +100,7 @@ def _handler(settings: LogSettings, foreign: list[Any]) -> logging.Handler:
         else structlog.processors.JSONRenderer()
     )
     last = [] if console else [structlog.processors.format_exc_info]
-    handler = QueuedHandler(LogWriter(_STANDARD_ERROR))
+    handler = QueuedHandler(LogWriter(STANDARD_ERROR))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=foreign,
