@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import binascii
+import gc
 import itertools
 import json
 import random
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 import sidecar
 from sidecar.errors import RuntimeAnsweredNonsense
-from sidecar.runtimes.kserve_answer import LONG_TEXT, AnswerReader
+from sidecar.runtimes.kserve_answer import LONG_TEXT, MAX_KEPT_BYTES, MAX_KEPT_TEXT_BYTES, AnswerReader
 
 REFUSED = "refused"
 
@@ -204,6 +205,82 @@ def test_what_is_kept_of_an_answer_does_not_grow_with_its_image() -> None:
         reader.feed(piece)
     reader.finish()
     assert (reader.kept_bytes < 100, sink.data, sink.restarts) == (True, bytes(3_000_000), 1)
+
+
+PIECE = 65_536
+
+
+def in_pieces(body: bytes) -> tuple[Collected, AnswerReader]:
+    """What has come of a whole answer that arrives in pieces."""
+    sink = Collected()
+    reader = AnswerReader(sink)
+    for start in range(0, len(body), PIECE):
+        reader.feed(body[start : start + PIECE])
+    reader.finish()
+    return sink, reader
+
+
+def prediction(data: bytes) -> str:
+    return f'{{"prompt":"a cat","image":{{"format":"PNG","b64":{spelt(data, "/", "=")}}}}}'
+
+
+@pytest.mark.parametrize(("slash", "equal"), [("\\/", "="), ("\\u002f", "\\u003d")])
+def test_an_image_with_escapes_is_decoded_as_it_comes_too(slash: str, equal: str) -> None:
+    """PHP escapes each slash, which the first bytes of most pictures hold already."""
+    data = random.Random(1).randbytes(2_000_000)
+    sink, reader = in_pieces(body_of(data, slash, equal))
+    assert (reader.kept_bytes < 100, sink.data == data, sink.restarts) == (True, True, 1)
+
+
+def test_of_other_images_in_an_answer_nothing_is_kept() -> None:
+    """A runtime may answer several images, or a mask before the image: the one at the protocol's place counts."""
+    image, other = random.Random(1).randbytes(500_000), random.Random(2).randbytes(900_000)
+    for before in ("", f'"mask":{{"b64":{spelt(other, "/", "=")}}},', f'"mask":{spelt(other, chr(92) + "/", "=")},'):
+        several = ",".join([prediction(image), *[prediction(other)] * 3])
+        sink, reader = in_pieces(f'{{{before}"predictions":[{several}]}}'.encode())
+        assert (reader.kept_bytes < 1000, sink.data == image) == (True, True)
+
+
+def test_a_long_prompt_of_letters_before_a_large_image_costs_nothing() -> None:
+    image = random.Random(1).randbytes(1_500_000)
+    for prompt in ("A" * 5000, "A" * 100_000, "A" * 5000 + "!" * 100_000):
+        sink, reader = in_pieces(prompting(prompt, spelt(image, "/", "=")))
+        assert (reader.kept_bytes < MAX_KEPT_TEXT_BYTES + 100, sink.data == image) == (True, True)
+
+
+TINY_VALUES = {
+    "lists": b'{"x":[' + b"[]," * 700_000,
+    "texts": b'{"x":[' + b'"",' * 700_000,
+    "objects": b'{"x":[' + b'{"":{}},' * 300_000,
+    "texts that are no image": b'{"x":[' + b'"%s!",' % (b"A" * 5000) * 400,
+    "behind the image": body_of(bytes(9000))[:-1] + b',"x":[' + b"0," * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("name", TINY_VALUES)
+def test_countless_values_are_refused_as_they_come(name: str) -> None:
+    """A parser takes twenty times their bytes in memory, and seconds of every other caller's time (issue 13)."""
+    body, reader = TINY_VALUES[name], AnswerReader(Collected())
+    taken = 0
+    with pytest.raises(RuntimeAnsweredNonsense, match="more than 1,048,576 bytes of JSON besides its image"):
+        while taken < len(body):
+            reader.feed(body[taken : taken + PIECE])
+            taken += PIECE
+    assert taken <= MAX_KEPT_BYTES + 2 * PIECE
+
+
+def test_an_answer_may_hold_a_mebibyte_besides_its_image() -> None:
+    image = random.Random(1).randbytes(300_000)
+    rest = b',"x":[' + b"[]," * 340_000 + b"0]}"
+    sink, reader = in_pieces(body_of(image)[:-1] + rest)
+    assert (reader.kept_bytes > 1_000_000, sink.data == image, gc.isenabled()) == (True, True, True)
+
+
+def test_a_large_image_whose_key_is_repeated_is_refused() -> None:
+    """The last one counts (RFC 8259), which is not the one that was decoded as it came."""
+    image = spelt(random.Random(1).randbytes(100_000), "/", "=")
+    with pytest.raises(RuntimeAnsweredNonsense, match="damaged or truncated base64"):
+        in_pieces(f'{{"predictions":[{{"image":{{"b64":{image},"b64":{image}}}}}]}}'.encode())
 
 
 def test_no_pattern_uses_a_possessive_quantifier() -> None:

@@ -1,14 +1,19 @@
 """The image in a KServe v1 answer, `{"predictions": [{"image": {"b64": "…"}}]}`, decoded while the answer arrives.
 
-Of the arriving JSON only the ends of texts are looked for. The first long text of nothing but base64 goes to the sink,
+Of the arriving JSON only the ends of texts are looked for. A long base64 text at the image's place goes to the sink,
 decoded, and a mark takes its place; all else is kept as it came, and at the end the standard library parses what was
 kept. So the order of keys, white space, escapes and duplicates mean what they mean in JSON (RFC 8259), while memory
-does not grow with the image. Where the marked text turns out not to be the image, the image is decoded as a whole.
+does not grow with the image. A short image, or one whose key is repeated, is decoded at the end.
+
+What is kept has a bound, MAX_KEPT_BYTES, because the parser needs up to 20 bytes for one byte of tiny values and holds
+the event loop for up to 30 ms per MiB. Of other long texts (a second image, a mask) only their place is kept.
 """
 
 from __future__ import annotations
 
 import binascii
+import contextlib
+import gc
 import json
 import re
 import secrets
@@ -20,18 +25,31 @@ import pybase64
 from sidecar.errors import RuntimeAnsweredNonsense
 
 LONG_TEXT = 4096
-"""Characters of base64 from which a text is decoded as it comes. A shorter one is decoded at the end."""
+"""Bytes of base64, escapes included, from which a text is decoded as it comes. A shorter one is decoded at the end."""
+MAX_KEPT_BYTES = 1024 * 1024
+"""What an answer may hold besides its image: prompts, names, white space (issue 13)."""
+MAX_KEPT_TEXT_BYTES = 64 * 1024
+"""A text that arrives in pieces and is longer is replaced by one that is no base64."""
+_MAX_PREFIX_BYTES = 64 * 1024
+_MAX_LOOKS = 8  # each parses what was kept so far
 
 # Atomic groups, no possessive quantifiers: CPython before 3.11.5 matches those wrongly where they are nested
 # (python/cpython#106052), and Debian 12 ships 3.11.2.
-_BASE64 = re.compile(rb"(?>[A-Za-z0-9+/]*)")
+_LIKE_BASE64 = re.compile(rb"[A-Za-z0-9+/\\]{%d}" % LONG_TEXT)
+_LIKE_BASE64_SO_FAR = re.compile(rb"[A-Za-z0-9+/\\]*")
 _BASE64_AND_PADDING = re.compile(rb"(?>[A-Za-z0-9+/=]*)")
 _SHORT_TEXTS = re.compile(
-    rb'(?>[^"]*)(?>(?:"(?>[^"\\]{0,%d})(?>(?:\\.(?>[^"\\]*))*)"(?>[^"]*))*)' % (LONG_TEXT - 1), re.DOTALL
+    rb'(?>[^"]*)(?>(?:"(?!%s)(?>[^"\\]{0,%d})(?>(?:\\.(?>[^"\\]*))*)"(?>[^"]*))*)'
+    % (_LIKE_BASE64.pattern, LONG_TEXT - 1),
+    re.DOTALL,
 )
-"""Texts that do not begin with LONG_TEXT characters of base64, and what is between them: one step for them all."""
+"""Texts that do not begin with LONG_TEXT bytes of base64, and what is between them: one step for them all."""
 _TEXT = re.compile(rb'(?>[^"\\]*)(?>(?:\\.(?>[^"\\]*))*)', re.DOTALL)
 _VALID_TEXT = re.compile(rb'(?>[^"\\]*)(?>(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})(?>[^"\\]*))*)')
+_WHOLE_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_CLOSING = {ord("["): b"]", ord("{"): b"}"}
+_NO_BASE64 = b"!"
 _PADDING = ord("=")
 _LONGEST_ESCAPE = len(r"\u0000")
 
@@ -51,8 +69,10 @@ class AnswerReader:
         self._kept = bytearray()
         self._mark = secrets.token_hex(16)
         self._streamed = False
+        self._looks = _MAX_LOOKS
         self._waiting = b""
         self._base64 = _Base64()
+        self._text_start: int | None = None
         self._step = self._structure
         """What reads on from a position: returns how far it came; no further means that it needs what comes next."""
 
@@ -66,12 +86,18 @@ class AnswerReader:
         position, before = 0, -1
         while before < position < len(data):
             before, position = position, self._step(data, position)
+            if len(self._kept) > MAX_KEPT_BYTES:
+                raise RuntimeAnsweredNonsense(
+                    f"The model's runtime answered more than {MAX_KEPT_BYTES:,} bytes of JSON besides its image; "
+                    "allowed are at most as many."
+                )
         self._waiting = data[position:]
 
     def finish(self) -> None:
         """That was all: parse what was kept, and see that the image is where it should be."""
         self._kept += self._waiting
-        encoded = _image_text(bytes(self._kept))
+        with _no_collection():
+            encoded = _image_text(bytes(self._kept))
         if self._streamed and encoded == self._mark:
             return
         self._sink.restart()
@@ -94,20 +120,33 @@ class AnswerReader:
 
     def _start_of_text(self, data: bytes, position: int) -> int:
         head = data[position : position + LONG_TEXT]
-        if self._streamed or _BASE64.fullmatch(head) is None:
-            self._step = self._text
-        elif len(head) == LONG_TEXT:
+        if len(head) < LONG_TEXT and _LIKE_BASE64_SO_FAR.fullmatch(head):
+            return position
+        if _LIKE_BASE64.match(head) and self._is_image():
             self._sink.restart()
             self._base64 = _Base64()
             self._step = self._image
         else:
-            return position
+            self._text_start = len(self._kept)
+            self._step = self._text
         return self._step(data, position)
 
+    def _is_image(self) -> bool:
+        """Whether the text that begins here is the image, so far as the answer has come."""
+        if self._streamed or not self._looks or len(self._kept) > _MAX_PREFIX_BYTES:
+            return False
+        self._looks -= 1
+        return _leads_to_image(bytes(self._kept), self._mark)
+
     def _text(self, data: bytes, position: int) -> int:
-        """A text to keep as it is."""
+        """A text to keep as it is, unless it is longer than any that means something here."""
         end = _end_of_text(_TEXT, data, position)
-        self._kept += data[position:end]
+        if self._text_start is not None:
+            if len(self._kept) - self._text_start + end - position <= MAX_KEPT_TEXT_BYTES:
+                self._kept += data[position:end]
+            else:
+                self._kept[self._text_start :] = _NO_BASE64
+                self._text_start = None
         return self._close(end) if data[end : end + 1] == b'"' else end
 
     def _image(self, data: bytes, position: int) -> int:
@@ -118,8 +157,9 @@ class AnswerReader:
                 raise ValueError("no escape of JSON")
             for decoded in self._base64.decode(_unescaped(data, position, end), last=closing):
                 self._sink.write(decoded)
-        except ValueError:  # so this is not an image: an exclamation mark keeps what is left of it from ever being one
-            self._kept += b"!"
+        except ValueError:  # so this is not an image, and what is left of it must not become one
+            self._text_start = len(self._kept)
+            self._kept += _NO_BASE64
             self._step = self._text
             return self._text(data, position)
         if not closing:
@@ -193,15 +233,46 @@ def _unescaped(data: bytes, position: int, end: int) -> memoryview:
     return memoryview(unescaped.encode("ascii"))
 
 
+def _leads_to_image(kept: bytes, mark: str) -> bool:
+    """Whether a text that begins behind `kept` is the image if the answer ends right after it."""
+    closing: list[bytes] = []
+    for bracket in _WHOLE_TEXT.sub(b"", kept).translate(None, _NOT_BRACKETS):
+        if bracket in _CLOSING:
+            closing.append(_CLOSING[bracket])
+        elif closing:
+            closing.pop()
+    whole = kept + mark.encode() + b'"' + b"".join(reversed(closing))
+    try:
+        return bool(_at_image(json.loads(whole.decode("utf-8-sig"))) == mark)
+    except (ValueError, RecursionError, KeyError, IndexError, TypeError):
+        return False
+
+
+def _at_image(document: Any) -> Any:
+    return document["predictions"][0]["image"]["b64"]
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """A parser's countless new objects start the garbage collector, which takes ten times as long as the parser."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _image_text(body: bytes) -> str:
     try:
-        document: Any = json.loads(body.decode("utf-8-sig"))
+        document = json.loads(body.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise RuntimeAnsweredNonsense(
             f"The model's runtime did not answer with JSON but with {_kind(body) if body else 'nothing'}"
         ) from error
     try:
-        encoded = document["predictions"][0]["image"]["b64"]
+        encoded = _at_image(document)
     except (KeyError, IndexError, TypeError) as error:
         raise RuntimeAnsweredNonsense(
             "The model's runtime answered JSON without an image at predictions[0].image.b64"

@@ -208,10 +208,7 @@ class KServeV1Runtime:
                 f"The model's runtime answered more than the {self._max_image_bytes:,} bytes that an image may have "
                 "(MAX_IMAGE_BYTES)."
             ) from error
-        if reader.kept_bytes > READ_BYTES:
-            await asyncio.to_thread(reader.finish)
-        else:
-            reader.finish()
+        reader.finish()
 
     async def _refuse(self, response: aiohttp.ClientResponse) -> NoReturn:
         text = error_text(await start_of(response, _ERROR_BODY_BYTES))
