@@ -14,7 +14,7 @@ from PIL import Image
 
 from sidecar.domain import Picture
 from sidecar.errors import UndecodablePicture
-from sidecar.imaging.inspect import MOST_PARTS, PictureInspector, inspect
+from sidecar.imaging.inspect import MAX_SCANS, MOST_PARTS, PictureInspector, inspect
 from sidecar.imaging.thumbnails import PillowThumbnailer
 from tests.pictures import picture, png_chunk, png_claiming
 
@@ -130,7 +130,7 @@ ENDLESS = {
     "png of small chunks": (with_chunks(MOST_PARTS * 2, b"x" * 400), "a PNG of more than 4,096 chunks"),
     "jpeg of empty segments": (
         behind_the_start(b"\xff\xe0\0\x02" * MOST_PARTS),
-        "a JPEG with more than 4,096 markers before its frame header",
+        "a JPEG with more than 4,096 markers",
     ),
     "jpeg of bare markers": (behind_the_start(b"\xff\x01" * MOST_PARTS), "a JPEG with more than 4,096 markers"),
     "jpeg of filled markers": (
@@ -174,6 +174,35 @@ def pieces(data: bytes, length: int) -> Picture:
 def test_markers_may_have_any_number_of_fill_bytes_wherever_they_are_cut(fills: list[int], length: int) -> None:
     segments = b"".join(b"\xff" * fill + b"\xe0\0\x03x" for fill in fills)
     assert pieces(behind_the_start(segments), length) == Picture(media_type="image/jpeg", width=48, height=32)
+
+
+PROGRESSIVE = encoded("RGB", "JPEG", size=(640, 480), progressive=True)
+LAST_SCAN = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
+
+
+def with_scans(count: int) -> bytes:
+    """A JPEG whose last scan comes `count` times more."""
+    return PROGRESSIVE[:-2] + LAST_SCAN * count + PROGRESSIVE[-2:]
+
+
+RESTARTING = encoded("RGB", "JPEG", size=(640, 480), restart_marker_rows=1)
+
+
+@pytest.mark.parametrize("jpeg", [PROGRESSIVE, RESTARTING], ids=["progressive", "with restart markers"])
+@pytest.mark.parametrize("length", [*range(1, 9), 999])
+def test_a_jpeg_is_read_to_its_end_however_it_is_cut(jpeg: bytes, length: int) -> None:
+    assert pieces(jpeg, length) == Picture(media_type="image/jpeg", width=640, height=480)
+    with pytest.raises(UndecodablePicture, match="without its end"):
+        pieces(jpeg[:-2], length)
+
+
+@pytest.mark.parametrize("length", [1, 1000, 10_000_000])
+def test_a_jpeg_of_countless_scans_is_refused_as_it_comes(length: int) -> None:
+    """Each takes a decoder another pass over all pixels: 9,000 of them take a minute (issue 13)."""
+    scans = PROGRESSIVE.count(b"\xff\xda")
+    assert pieces(with_scans(MAX_SCANS - scans), length).width == 640
+    with pytest.raises(UndecodablePicture, match="more than 100 scans"):
+        pieces(with_scans(MAX_SCANS - scans + 1)[:-2], length)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """What an image's bytes say as they arrive, without decoding the pixels: structure, checksums, size.
 
 PNG: ISO/IEC 15948 (signature, chunk lengths and CRCs, IHDR first, IDAT present, IEND last). JPEG: ITU-T T.81 (markers
-from SOI to a frame header, EOI at the end). WebP: RIFF container of the WebP specification. A full decode, the only
-proof of a picture, happens where a thumbnail is made.
+from SOI to EOI, a frame header, a bounded number of scans). WebP: RIFF container of the WebP specification. A full
+decode, the only proof of a picture, happens where a thumbnail is made.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 from sidecar.domain import Picture
@@ -19,21 +19,36 @@ from sidecar.errors import UndecodablePicture, bounded
 MAX_SIDE = 16384
 MAX_PIXELS = 64 * 1024 * 1024
 MOST_PARTS = 4096
-"""Chunks beside one for each KiB, or markers before a frame header. Each costs a step; pictures have a few dozen."""
+"""Chunks beside one for each KiB, or markers of a JPEG. Each costs a step; pictures have a few dozen."""
+MAX_SCANS = 100
+"""Of a JPEG. Progressive ones have about ten; each takes every decoder another pass over all pixels (issue 13)."""
 _BYTES_PER_CHUNK = 1024
 _DEFLATE_BEST_RATIO = 1032  # RFC 1951 cannot expand further: a header that promises more pixels lies
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _FILL = re.compile(rb"(?>\xff*)")
+_MARKER = re.compile(rb"\xff(?:[^\x00\x01\xd0-\xd7\xff]|\Z)")  # or the first half of one, where the piece ends
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 
 
+def _fill(view: memoryview) -> int:
+    """How many fill bytes there are at the start."""
+    match = _FILL.match(view)
+    return match.end() if match else 0
+
+
+def _until_marker(view: memoryview) -> int:
+    """How many bytes there are before what may be a marker."""
+    match = _MARKER.search(view)
+    return match.start() if match else len(view)
+
+
 class _Need(NamedTuple):
-    """What a parser asks for: exactly `size` bytes, or whatever there is of so many; before that, no fill bytes."""
+    """What a parser asks for: exactly `size` bytes, or whatever there is of so many. `past` counts what to skip."""
 
     size: int
     exactly: bool = True
-    past_fill: bool = False
+    past: Callable[[memoryview], int] | None = None
 
 
 class _Found(NamedTuple):
@@ -68,7 +83,7 @@ class PictureInspector:
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises UndecodablePicture as soon as something is wrong."""
         self._size += len(data)
-        self._head = self._head or bytes(data[:16])
+        self._head += data[: 16 - len(self._head)]
         self._tail = (self._tail + data[-2:])[-2:]
         view = memoryview(data)
         while self._found is None and view:
@@ -76,8 +91,8 @@ class PictureInspector:
 
     def _step(self, view: memoryview) -> memoryview:
         """Give the parser what it asked for, if it is there; the bytes that remain."""
-        if self._need.past_fill and not self._held:
-            view = view[_filled(view) :]
+        if self._need.past is not None and not self._held:
+            view = view[self._need.past(view) :]
         if self._need.exactly:
             missing = self._need.size - len(self._held)
             self._held += view[:missing]
@@ -104,12 +119,6 @@ class PictureInspector:
         if self._size < self._found.size_bytes:
             raise UndecodablePicture("a WebP shorter than it says: it is cut off")
         return picture
-
-
-def _filled(view: memoryview) -> int:
-    """How many fill bytes there are at the start."""
-    match = _FILL.match(view)
-    return match.end() if match else 0
 
 
 def _cut_off(head: bytes) -> str:
@@ -184,23 +193,42 @@ def _png_header(body: bytes) -> tuple[Picture, int]:
 
 
 def _jpeg() -> _Parser:
-    for _ in range(MOST_PARTS):
-        lead, marker = yield _Need(2)
-        if lead == marker == 0xFF:
-            (marker,) = yield _Need(1, past_fill=True)
-        if lead != 0xFF or marker in {0xD9, 0xDA}:
+    """Markers up to EOI. Behind a frame header compressed data may come before each, where 0xFF 0x00 is no marker."""
+    picture = None
+    markers = scans = 0
+    while markers < MOST_PARTS:
+        lead, marker = yield _Need(2, past=_until_marker if picture else None)
+        while lead == marker == 0xFF:
+            (marker,) = yield _Need(1, past=_fill)
+        if picture is None and (lead != 0xFF or marker in {0xD9, 0xDA}):
             raise UndecodablePicture("a JPEG without a frame header")
+        if picture is not None and (marker == 0 or marker in _JPEG_BARE):
+            continue  # one of these at a time, where a piece ends within it: _until_marker goes past the others
+        markers += 1
         if marker in _JPEG_BARE:
             continue
-        if marker in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">HH", (yield _Need(7)), 3)
-            return _Found(_sane(Picture(media_type="image/jpeg", width=width, height=height)))
-        left = int.from_bytes((yield _Need(2))) - 2
-        if left < 0:
-            raise UndecodablePicture("a JPEG without a frame header")
-        while left:
-            left -= len((yield _Need(left, exactly=False)))
-    raise UndecodablePicture(f"a JPEG with more than {MOST_PARTS:,} markers before its frame header")
+        if picture is not None and marker == 0xD9:
+            return _Found(picture)
+        scans += marker == 0xDA
+        if scans > MAX_SCANS:
+            raise UndecodablePicture(f"a JPEG of more than {MAX_SCANS} scans; progressive ones have about ten")
+        picture = (yield from _segment(marker)) or picture
+    raise UndecodablePicture(f"a JPEG with more than {MOST_PARTS:,} markers")
+
+
+def _segment(marker: int) -> Generator[_Need, bytes | memoryview, Picture | None]:
+    """One with a length; the picture that a frame header describes."""
+    left = int.from_bytes((yield _Need(2))) - 2
+    picture = None
+    if marker in _JPEG_FRAMES and left >= 5:
+        height, width = struct.unpack_from(">HH", (yield _Need(5)), 1)
+        picture = _sane(Picture(media_type="image/jpeg", width=width, height=height))
+        left -= 5
+    if left < 0:
+        raise UndecodablePicture("a JPEG with a segment shorter than its length")
+    while left:
+        left -= len((yield _Need(left, exactly=False)))
+    return picture
 
 
 def _webp(head: bytes) -> _Parser:
