@@ -107,6 +107,26 @@ class UndecodablePicture(SidecarError):
     reason = "undecodable_picture"
 
 
+class NoPreview(SidecarError):
+    """Decoding the picture would take, or took, more memory or time than one preview may; the image is untouched.
+
+    `why` is the part of the message that says so. `retry_after` is None where the picture itself is the reason.
+    """
+
+    reason = "no_preview"
+
+    def __init__(self, why: str, *, retry_after: float | None = None) -> None:
+        super().__init__(f"This picture has no preview: {why}. The image itself can be had.", retry_after=retry_after)
+        self.args = (why,)  # what a copy is made of
+        self.why = why
+
+
+class DecoderUnavailable(SidecarError):
+    """No process for decoding can be started at the moment."""
+
+    reason = "decoder_unavailable"
+
+
 class RuntimeFailure(SidecarError):
     """The model's runtime did not deliver an image."""
 

@@ -300,11 +300,12 @@ class JobStore(Protocol):
 
 
 class Thumbnailer(Protocol):
-    """Decodes pictures off the event loop."""
+    """Decodes pictures, one at a time, where neither their memory nor their time is the server's."""
 
     async def thumbnail(self, source: Path | bytes, *, pixels: int, max_bytes: int) -> bytes:
         """A WebP of at most `pixels` on its longer side and `max_bytes`.
 
-        Raises UndecodablePicture, and ImageNotFound for a file that is gone.
+        Raises UndecodablePicture, NoPreview where decoding takes too much, DecoderUnavailable, StorageFailure for a
+        file that cannot be read, and ImageNotFound for one that is gone.
         """
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import random
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -14,7 +15,7 @@ from aiohttp import web
 
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import FakeKServe, succeed, succeed_when
-from tests.pictures import picture
+from tests.pictures import picture, png_claiming
 from tests.real_parts import require
 
 pytestmark = pytest.mark.real
@@ -435,3 +436,20 @@ async def test_behind_a_path_prefix_every_link_picture_and_script_still_works(
         await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
         await page.wait_for_url(f"{public}/")
         await expect_prompts(page, "a fox")
+
+
+async def test_a_picture_without_a_preview_says_so_in_its_place(
+    sidecar: Sidecar, kserve: FakeKServe, browser: Browser
+) -> None:
+    from playwright.async_api import expect
+
+    kserve.script.append(succeed(png_claiming(8192, 8192, random.Random(1).randbytes(200_000))))
+    image = await sidecar.made(prompt="a whale")
+    page = await browser.new_page()  # whose console tells of the refusal
+    await page.goto(sidecar.url)
+    tile = page.locator(".tile")
+    await expect(tile.get_by_role("img", name="a whale (no preview)")).to_have_text("No preview")
+    await expect(tile.locator("img")).to_have_count(0)
+    await tile.click()
+    await page.wait_for_url(f"{sidecar.url}/gallery/{image['image_id']}")
+    await page.close()

@@ -1,10 +1,9 @@
-"""What a look at an image's bytes says, and thumbnails."""
+"""What a look at an image's bytes says."""
 
 from __future__ import annotations
 
 import io
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from PIL import Image
 from sidecar.domain import Picture
 from sidecar.errors import UndecodablePicture
 from sidecar.imaging.inspect import MAX_SCANS, MOST_PARTS, PictureInspector, inspect
-from sidecar.imaging.thumbnails import PillowThumbnailer
 from tests.pictures import picture, png_chunk, png_claiming
 
 
@@ -203,44 +201,3 @@ def test_a_jpeg_of_countless_scans_is_refused_as_it_comes(length: int) -> None:
     assert pieces(with_scans(MAX_SCANS - scans), length).width == 640
     with pytest.raises(UndecodablePicture, match="more than 100 scans"):
         pieces(with_scans(MAX_SCANS - scans + 1)[:-2], length)
-
-
-@pytest.fixture
-async def thumbnailer() -> AsyncIterator[PillowThumbnailer]:
-    async with PillowThumbnailer().opened() as opened:
-        yield opened
-
-
-@pytest.mark.parametrize("name", PICTURES)
-async def test_every_kind_of_picture_has_a_thumbnail(name: str, thumbnailer: PillowThumbnailer) -> None:
-    small = await thumbnailer.thumbnail(PICTURES[name][0], pixels=24, max_bytes=75_000)
-    with Image.open(io.BytesIO(small)) as image:
-        assert (image.format, image.size) == ("WEBP", (24, 16))
-
-
-async def test_a_thumbnail_fits_its_bytes_by_quality_then_by_size(thumbnailer: PillowThumbnailer) -> None:
-    noise = picture(1024, 1024, noise=True)
-    for limit in (75_000, 10_000, 600):
-        assert len(await thumbnailer.thumbnail(noise, pixels=512, max_bytes=limit)) <= limit
-
-
-@pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (1, 1)])
-async def test_strips_have_thumbnails_too(size: tuple[int, int], thumbnailer: PillowThumbnailer) -> None:
-    small = await thumbnailer.thumbnail(picture(*size), pixels=512, max_bytes=75_000)
-    with Image.open(io.BytesIO(small)) as image:
-        assert max(image.size) <= 512
-
-
-async def test_transparency_is_kept(thumbnailer: PillowThumbnailer) -> None:
-    buffer = io.BytesIO()
-    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(buffer, "PNG")
-    with Image.open(io.BytesIO(await thumbnailer.thumbnail(buffer.getvalue(), pixels=32, max_bytes=9999))) as image:
-        assert image.getpixel((5, 5))[3] == 0  # type: ignore[index]
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"text", png_claiming(64, 64), png_claiming(15_000, 15_000), picture()[:-40], b"GIF89a" + bytes(99)]
-)
-async def test_what_does_not_decode_is_told(data: bytes, thumbnailer: PillowThumbnailer) -> None:
-    with pytest.raises(UndecodablePicture):
-        await thumbnailer.thumbnail(data, pixels=32, max_bytes=9999)

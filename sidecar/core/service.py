@@ -46,7 +46,7 @@ class ImageService:
         self._clock = clock
         self._observer = observer
         self._predicts: set[asyncio.Task[StoredImage]] = set()
-        self._thumbnails = Thumbnails(storage, thumbnailer, self.read)
+        self._thumbnails = Thumbnails(storage, thumbnailer, self.read, clock)
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -289,5 +289,8 @@ class ImageService:
         return (await self._storage.delete(image_id)).first
 
     async def thumbnail(self, image_id: ImageId, max_bytes: int = THUMBNAIL_BYTES) -> bytes:
-        """A WebP of at most 512 px and `max_bytes`. Raises ImageNotFound, UndecodablePicture or StorageFailure."""
+        """A WebP of at most 512 px and `max_bytes`.
+
+        Raises ImageNotFound, UndecodablePicture, NoPreview, DecoderUnavailable or StorageFailure.
+        """
         return await self._thumbnails.get(image_id, max_bytes)

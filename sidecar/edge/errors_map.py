@@ -18,10 +18,12 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from sidecar.errors import (
     INTERNAL,
+    DecoderUnavailable,
     ImageNotFound,
     InvalidRequest,
     JobNotFound,
     KeyConflict,
+    NoPreview,
     QueueFull,
     RuntimeFailure,
     ShuttingDown,
@@ -39,6 +41,8 @@ _HTTP_STATUS: tuple[tuple[type[SidecarError], int], ...] = (
     (QueueFull, 429),
     (ShuttingDown, 503),
     (UndecodablePicture, 422),
+    (NoPreview, 422),
+    (DecoderUnavailable, 503),
     (StorageFailure, 503),
     (RuntimeFailure, 502),
 )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from sidecar.domain import Picture
 from sidecar.errors import UndecodablePicture, bounded
+from sidecar.imaging.webp import HEAD_BYTES, webp_size
 
 MAX_SIDE = 16384
 MAX_PIXELS = 64 * 1024 * 1024
@@ -233,15 +234,7 @@ def _segment(marker: int) -> Generator[_Need, bytes | memoryview, Picture | None
 
 def _webp(head: bytes) -> _Parser:
     (length,) = struct.unpack_from("<I", head, 4)
-    kind = head[12:16]
-    body = bytes((yield _Need(14)))
-    if kind == b"VP8X":
-        width, height = (int.from_bytes(body[start : start + 3], "little") + 1 for start in (8, 11))
-    elif kind == b"VP8L" and body[4] == 0x2F:
-        (bits,) = struct.unpack_from("<I", body, 5)
-        width, height = (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
-    elif kind == b"VP8 " and body[7:10] == b"\x9d\x01\x2a":
-        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", body, 10))
-    else:
+    size = webp_size(head + bytes((yield _Need(HEAD_BYTES - len(head)))))
+    if size is None:
         raise UndecodablePicture("a WebP without an image")
-    return _Found(_sane(Picture(media_type="image/webp", width=width, height=height)), length + 8)
+    return _Found(_sane(Picture(media_type="image/webp", width=size[0], height=size[1])), length + 8)

@@ -1,78 +1,186 @@
-"""Thumbnails by Pillow, in a small pool of threads off the event loop, made only when somebody wants one."""
+"""Thumbnails, made by a worker process: started when it is needed, ended when it is idle, killed when it is late."""
 
 from __future__ import annotations
 
 import asyncio
-import io
-import warnings
+import contextlib
+import json
+import os
+import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from sidecar.errors import ImageNotFound, UndecodablePicture, bounded
-from sidecar.imaging.inspect import MAX_PIXELS
+import structlog
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from sidecar.errors import (
+    DecoderUnavailable,
+    ImageNotFound,
+    NoPreview,
+    StorageFailure,
+    UndecodablePicture,
+    bounded,
+)
 
-_THREADS = 2  # Pillow releases the interpreter while it works; more would compete with the runtime for its cores
-_QUALITIES = (82, 55, 25)  # from the best to the worst a picture halves
-_METHOD = 1  # for noise smaller and faster than 2, for soft pictures a sixth larger
+DECODING_BYTES = 64 * 1024 * 1024
+"""Memory that one decode may take: 4096×4096 pixels of a PNG (docs/architecture.md has the other formats)."""
+DECODING_SECONDS = 10.0
+_IDLE_SECONDS = 60.0
+_ENDING_SECONDS = 1.0
+_RETRY_LATE_SECONDS = 600.0  # a decode that was too slow may have met a busy machine
+_START = "import sys; sys.path[:] = {path!r}; from sidecar.imaging.worker import main; main({budget}, {seconds})"
+_log = structlog.stdlib.get_logger("sidecar.imaging")
 
 
 class PillowThumbnailer:
-    """The `Thumbnailer` port. Pillow is imported with the first thumbnail: link-only servers never pay for it."""
+    """The `Thumbnailer` port. One picture at a time: the others wait, in memory that does not grow with them."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="thumbnails")
+    def __init__(
+        self, *, budget: int = DECODING_BYTES, deadline: float = DECODING_SECONDS, idle: float = _IDLE_SECONDS
+    ) -> None:
+        """`budget` in bytes, `deadline` and `idle` in seconds."""
+        self._budget = budget
+        self._deadline = deadline
+        self._idle = idle
+        self._turn = asyncio.Lock()
+        self._closed = False
+        self._worker: asyncio.subprocess.Process | None = None
+        self._retirement: asyncio.TimerHandle | None = None
+        self._ending: set[asyncio.Task[int]] = set()
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[PillowThumbnailer]:
         try:
             yield self
         finally:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._closed = True
+            self._kill()
+            if self._ending:  # a process that hangs in a read of a dead volume is left to the kernel
+                await asyncio.wait(self._ending, timeout=_ENDING_SECONDS)
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process that runs, if one does."""
+        return None if self._worker is None else self._worker.pid
 
     async def thumbnail(self, source: Path | bytes, *, pixels: int, max_bytes: int) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _thumbnail, source, pixels, max_bytes)
+        async with self._turn:
+            if self._retirement is not None:
+                self._retirement.cancel()
+            worker = await self._running()
+            try:
+                return await self._ask(worker, source, {"pixels": pixels, "max_bytes": max_bytes})
+            finally:
+                self._retirement = asyncio.get_running_loop().call_later(self._idle, self._retire)
 
-
-def _thumbnail(source: Path | bytes, pixels: int, max_bytes: int) -> bytes:
-    from PIL import Image
-
-    try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with warnings.catch_warnings(), Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if image.width * image.height > MAX_PIXELS:
-                raise UndecodablePicture(f"it claims {image.width}×{image.height} pixels")
-            image.load()  # the whole picture, not only what a small copy needs: this is the proof that it decodes
-            small = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
-    except FileNotFoundError as error:
-        raise ImageNotFound from error
-    except (
-        Exception
-    ) as error:  # Pillow raises whatever a decoder meets: OSError, SyntaxError, ValueError, struct.error …
-        if isinstance(error, UndecodablePicture):
+    async def _ask(self, worker: Process, source: Path | bytes, request: dict[str, Any]) -> bytes:
+        try:
+            async with asyncio.timeout(self._deadline):
+                answer, thumbnail = await _exchange(worker, source, request)
+        except TimeoutError:
+            self._kill()
+            _log.warning("a decode took too long and was given up", seconds=self._deadline)
+            raise NoPreview(
+                f"decoding it took longer than {self._deadline:g} s", retry_after=_RETRY_LATE_SECONDS
+            ) from None
+        except (OSError, EOFError, ValueError) as error:
+            self._kill()
+            if self._closed:
+                raise _unavailable() from error
+            _log.warning("the decoding process ended in the middle of a picture", status=worker.returncode)
+            raise NoPreview("decoding it ended the process that was at it") from None
+        except BaseException:  # the caller has left in the middle, so what comes next is no answer to anything
+            self._kill()
             raise
-        raise UndecodablePicture(bounded(str(error), 120)) from error
-    return _fit(small, pixels, max_bytes)
+        return _outcome(answer, thumbnail)
+
+    async def _running(self) -> Process:
+        """The worker, started where there is none. Raises DecoderUnavailable."""
+        if self._closed:
+            raise _unavailable()
+        if self._worker is not None and self._worker.returncode is None:
+            return self._worker
+        try:
+            async with asyncio.timeout(self._deadline):
+                self._worker = await self._start()
+                await _answer(self._worker)
+                return self._worker
+        except (OSError, EOFError, ValueError) as error:  # a time-out is an OSError
+            self._kill()
+            _log.warning("the decoding process does not start", error=bounded(repr(error)))
+            raise _unavailable() from error
+        except BaseException:
+            self._kill()
+            raise
+
+    async def _start(self) -> Process:
+        """It finds modules where this process does, and gets no signal that a terminal sends."""
+        code = _START.format(path=sys.path, budget=self._budget, seconds=self._deadline)
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", "-B", "-c", code),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _retire(self) -> None:
+        """A worker without work ends by itself once nothing more can come."""
+        if not self._turn.locked() and self._worker is not None and self._worker.stdin is not None:
+            self._worker.stdin.close()
+            self._let_go(self._worker)
+
+    def _kill(self) -> None:
+        if self._retirement is not None:
+            self._retirement.cancel()
+        if self._worker is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._worker.kill()
+            self._let_go(self._worker)
+
+    def _let_go(self, worker: Process) -> None:
+        self._worker = None
+        ending = asyncio.create_task(worker.wait())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
 
-def _fit(image: Image, pixels: int, max_bytes: int) -> bytes:
-    """Shrink to `pixels`, then lower the quality, then the size, until it takes at most `max_bytes`."""
-    from PIL import Image as ImageModule
+async def _exchange(worker: Process, source: Path | bytes, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """One request and its answer. Raises OSError, EOFError or ValueError where the worker has ended."""
+    if worker.stdin is None:
+        raise EOFError
+    where = {"path": os.fspath(source)} if isinstance(source, Path) else {"bytes": len(source)}
+    worker.stdin.write(json.dumps({**request, **where}).encode() + b"\n")
+    if isinstance(source, bytes):
+        worker.stdin.write(source)
+    await worker.stdin.drain()
+    return await _answer(worker)
 
-    side = min(pixels, max(image.size))
-    while True:
-        image.thumbnail((side, side), ImageModule.Resampling.LANCZOS)
-        for quality in _QUALITIES:
-            buffer = io.BytesIO()
-            image.save(buffer, "WEBP", quality=quality, method=_METHOD)
-            if buffer.tell() <= max_bytes:
-                return buffer.getvalue()
-            if buffer.tell() > 2 * max_bytes:
-                break  # no quality would do
-        side = side * 2 // 3
+
+async def _answer(worker: Process) -> tuple[dict[str, Any], bytes]:
+    if worker.stdout is None:
+        raise EOFError
+    answer = json.loads(await worker.stdout.readline())
+    return answer, await worker.stdout.readexactly(answer["bytes"])
+
+
+def _unavailable() -> DecoderUnavailable:
+    return DecoderUnavailable("No preview can be made at the moment; the image itself can be had.", retry_after=30)
+
+
+def _outcome(answer: dict[str, Any], thumbnail: bytes) -> bytes:
+    """The thumbnail, or the error that the worker tells."""
+    why = bounded(answer.get("why", ""), 120)
+    match answer["is"]:
+        case "done":
+            return thumbnail
+        case "gone":
+            raise ImageNotFound
+        case "unreadable":
+            raise StorageFailure(f"The image cannot be read at the moment: {why}.")
+        case "refused":
+            raise NoPreview(why)
+        case _:
+            raise UndecodablePicture(why)

@@ -22,9 +22,10 @@ from sidecar.core.job import JobView
 from sidecar.core.thumbnails import THUMBNAIL_BYTES
 from sidecar.domain import ImageRecord, StoredImage
 from sidecar.edge.tools.tool import Call
-from sidecar.errors import INTERNAL, GenerationUnknown, SidecarError, UndecodablePicture
+from sidecar.errors import INTERNAL, GenerationUnknown, NoPreview, SidecarError, UndecodablePicture
 
 PREVIEW_SECONDS = 5.0
+_LINK_HAS_IT = "the link has the image"
 
 
 class ImageModel(BaseModel):
@@ -260,8 +261,10 @@ async def _image_block(
             f"The picture with seed {stored.record.request.seed} cannot be decoded; "
             f"the runtime sent a damaged one: {error.message}."
         )
+    except NoPreview as error:
+        return None, f"The picture with seed {stored.record.request.seed} has no preview: {error.why}; {_LINK_HAS_IT}."
     except (SidecarError, OSError):  # a time-out is an OSError
-        return None, "No preview could be made; the link has the image."
+        return None, f"No preview could be made; {_LINK_HAS_IT}."
     note = "The whole image is too large for a message, so a preview is shown; the link has all of it."
     block = types.ImageContent(data=pybase64.b64encode(data).decode(), mime_type=media_type)
     return block, note if mode == "full" and not whole else None

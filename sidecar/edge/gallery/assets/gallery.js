@@ -112,6 +112,18 @@ document.addEventListener("click", (event) => {
 
 for (const button of document.querySelectorAll("[data-do]")) button.hidden = false;
 
+// --- pictures without a preview --------------------------------------------------------------------------------------
+
+function withoutPreview(image) {
+  const place = Object.assign(document.createElement("span"), { className: "none", textContent: "No preview" });
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", `${image.alt} (no preview)`);
+  image.replaceWith(place);
+}
+
+document.addEventListener("error", (event) => event.target.matches?.(".tile img") && withoutPreview(event.target), true);
+for (const image of document.querySelectorAll(".tile img")) if (image.complete && !image.naturalWidth) withoutPreview(image);
+
 // --- the queue, while somebody looks ---------------------------------------------------------------------------------
 
 const status = document.getElementById("status");

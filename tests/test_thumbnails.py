@@ -1,0 +1,300 @@
+"""Thumbnails are made by a process of their own, within a budget of memory and time."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import random
+import signal
+import sys
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sidecar.errors import DecoderUnavailable, ImageNotFound, NoPreview, StorageFailure, UndecodablePicture
+from sidecar.imaging.thumbnails import DECODING_BYTES, PillowThumbnailer
+from tests.conftest import Sidecar
+from tests.fake_kserve import FakeKServe, succeed
+from tests.pictures import picture, png_chunk, png_claiming
+from tests.test_pictures import PICTURES, encoded, with_scans
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+MEBIBYTE = 2**20
+
+
+@pytest.fixture
+async def thumbnailer() -> AsyncIterator[PillowThumbnailer]:
+    async with PillowThumbnailer().opened() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", PICTURES)
+async def test_every_kind_of_picture_has_a_thumbnail(name: str, thumbnailer: PillowThumbnailer) -> None:
+    small = await thumbnailer.thumbnail(PICTURES[name][0], pixels=24, max_bytes=75_000)
+    with Image.open(io.BytesIO(small)) as image:
+        assert (image.format, image.size) == ("WEBP", (24, 16))
+
+
+async def test_a_thumbnail_fits_its_bytes_by_quality_then_by_size(thumbnailer: PillowThumbnailer) -> None:
+    noise = picture(1024, 1024, noise=True)
+    for limit in (75_000, 10_000, 600):
+        assert len(await thumbnailer.thumbnail(noise, pixels=512, max_bytes=limit)) <= limit
+
+
+@pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (1, 1)])
+async def test_strips_have_thumbnails_too(size: tuple[int, int], thumbnailer: PillowThumbnailer) -> None:
+    small = await thumbnailer.thumbnail(picture(*size), pixels=512, max_bytes=75_000)
+    with Image.open(io.BytesIO(small)) as image:
+        assert max(image.size) <= 512
+
+
+async def test_transparency_is_kept(thumbnailer: PillowThumbnailer) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(buffer, "PNG")
+    with Image.open(io.BytesIO(await thumbnailer.thumbnail(buffer.getvalue(), pixels=32, max_bytes=9999))) as image:
+        assert image.getpixel((5, 5))[3] == 0  # type: ignore[index]
+
+
+@pytest.mark.parametrize("data", [b"", b"text", png_claiming(64, 64), picture()[:-40], b"GIF89a" + bytes(99)])
+async def test_what_does_not_decode_is_told(data: bytes, thumbnailer: PillowThumbnailer) -> None:
+    with pytest.raises(UndecodablePicture):
+        await thumbnailer.thumbnail(data, pixels=32, max_bytes=9999)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+BIG = (1024, 1024)
+
+
+async def small(thumbnailer: PillowThumbnailer, source: Path | bytes) -> bytes:
+    return await thumbnailer.thumbnail(source, pixels=64, max_bytes=75_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "mebibytes"),
+    [
+        (encoded("RGB", "PNG", size=BIG), 4),
+        (encoded("RGBA", "PNG", size=BIG), 4),
+        (encoded("LA", "PNG", size=BIG), 4),
+        (encoded("L", "PNG", size=BIG), 1),
+        (encoded("P", "PNG", size=BIG), 1),
+        (encoded("1", "PNG", size=BIG), 1),
+        (encoded("I;16", "PNG", size=BIG), 2),
+        (encoded("RGB", "JPEG", size=BIG), 1),
+        (encoded("CMYK", "JPEG", size=BIG), 1),
+        (encoded("RGB", "JPEG", size=BIG, progressive=True), 4),
+        (encoded("RGB", "JPEG", size=BIG, progressive=True, subsampling=0), 7),
+        (encoded("L", "JPEG", size=BIG, progressive=True), 3),
+        (encoded("RGB", "WEBP", size=BIG), 16),
+        (encoded("RGBA", "WEBP", size=BIG, lossless=True), 16),
+    ],
+)
+async def test_what_a_decode_takes_is_known_before_it_begins(data: bytes, mebibytes: int) -> None:
+    async with PillowThumbnailer(budget=mebibytes * MEBIBYTE).opened() as enough:
+        assert await small(enough, data)
+    async with PillowThumbnailer(budget=(mebibytes - 1) * MEBIBYTE).opened() as little:
+        with pytest.raises(NoPreview, match=rf"1024×1024 pixels need {mebibytes} MiB .* allowed: {mebibytes - 1} MiB"):
+            await small(little, data)
+
+
+def in_three_scans(grey: bytes) -> bytes:
+    """A JPEG of one component as a baseline one of three, each in a scan of its own (ITU-T T.81, figure A.3)."""
+    frame, scan = grey.index(b"\xff\xc0"), grey.index(b"\xff\xda")
+    components = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
+    header = b"\xff\xc0\0\x11" + grey[frame + 4 : frame + 9] + b"\3" + components
+    scans = (b"\xff\xda\0\x08\1" + bytes([number]) + grey[scan + 6 : -2] for number in (1, 2, 3))
+    return grey[:frame] + header + grey[frame + 13 : scan] + b"".join(scans) + b"\xff\xd9"
+
+
+async def test_a_baseline_jpeg_in_several_scans_needs_its_coefficients_too() -> None:
+    data = in_three_scans(encoded("L", "JPEG", size=BIG))
+    async with PillowThumbnailer(budget=7 * MEBIBYTE).opened() as enough:
+        assert await small(enough, data)
+    async with PillowThumbnailer(budget=6 * MEBIBYTE).opened() as little:
+        with pytest.raises(NoPreview, match="need 7 MiB"):
+            await small(little, data)
+
+
+def png_of_zeros(width: int, height: int, color: int, *chunks: bytes) -> bytes:
+    """A real PNG of few bytes; `color` is that of its header, of eight bits a sample."""
+    channels = {0: 1, 2: 3, 6: 4}[color]
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(1 + width * channels)) for _ in range(height)) + packer.flush()
+    header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, color, 0, 0, 0])
+    parts = [png_chunk(b"IHDR", header), *chunks, png_chunk(b"IDAT", rows), png_chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def most_memory(pid: int | None) -> int:
+    """The most that a process ever had, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+
+@linux
+async def test_the_largest_picture_within_the_budget_takes_no_more(
+    thumbnailer: PillowThumbnailer, tmp_path: Path
+) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(png_of_zeros(4096, 4096, 6))
+    await small(thumbnailer, picture())
+    before = most_memory(thumbnailer.worker_pid)
+    assert await small(thumbnailer, path)
+    assert most_memory(thumbnailer.worker_pid) - before < DECODING_BYTES + 12 * MEBIBYTE
+
+
+@linux
+async def test_the_kernel_holds_the_worker_to_its_budget(thumbnailer: PillowThumbnailer) -> None:
+    await small(thumbnailer, picture())
+    limits = Path(f"/proc/{thumbnailer.worker_pid}/limits").read_text().splitlines()
+    (allowed,) = [line.split()[3] for line in limits if line.startswith("Max data size")]
+    assert DECODING_BYTES < int(allowed) < 2 * DECODING_BYTES
+
+
+@linux
+async def test_texts_in_a_picture_are_not_unpacked(thumbnailer: PillowThumbnailer) -> None:
+    """Workflows of several megabytes are common, and 60 MB of nothing pack into 60 kB."""
+    packed = png_chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(60_000_000), 9))
+    international = png_chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(b"x" * 3_000_000))
+    plain = png_chunk(b"tEXt", b"workflow\0" + b"x" * 3_000_000)
+    await small(thumbnailer, picture())
+    before = most_memory(thumbnailer.worker_pid)
+    assert await small(thumbnailer, png_of_zeros(64, 64, 2, packed, packed, international, plain))
+    assert most_memory(thumbnailer.worker_pid) - before < 16 * MEBIBYTE
+
+
+# --- time, and the process --------------------------------------------------------------------------------------------
+
+ENDLESS = with_scans(150_000)
+"""Minutes of decoding in a few megabytes. On arrival it is refused; a store may hold it from before."""
+
+
+async def begun(thumbnailer: PillowThumbnailer, decode: asyncio.Task[bytes]) -> int:
+    """The process that is decoding, once it is."""
+    async with asyncio.timeout(30):
+        while thumbnailer.worker_pid is None:
+            await asyncio.sleep(0.01)
+    assert not decode.done()
+    return thumbnailer.worker_pid
+
+
+async def gone(pid: int) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_a_decode_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "endless.jpg"
+    path.write_bytes(ENDLESS)
+    async with PillowThumbnailer(deadline=1).opened() as thumbnailer:
+        decode = asyncio.create_task(small(thumbnailer, path))
+        pid = await begun(thumbnailer, decode)
+        with pytest.raises(NoPreview, match="took longer than 1 s") as told:
+            await decode
+        assert told.value.retry_after is not None
+        await gone(pid)
+        assert await small(thumbnailer, picture())
+
+
+async def test_a_caller_who_leaves_in_the_middle_spoils_no_other_picture(thumbnailer: PillowThumbnailer) -> None:
+    decode = asyncio.create_task(small(thumbnailer, ENDLESS))
+    pid = await begun(thumbnailer, decode)
+    decode.cancel()
+    assert Image.open(io.BytesIO(await small(thumbnailer, picture(30, 20)))).size == (30, 20)
+    await gone(pid)
+
+
+async def test_what_ends_the_worker_ends_nothing_else(thumbnailer: PillowThumbnailer) -> None:
+    decode = asyncio.create_task(small(thumbnailer, ENDLESS))
+    os.kill(await begun(thumbnailer, decode), signal.SIGKILL)
+    with pytest.raises((NoPreview, DecoderUnavailable)):
+        await decode
+    assert await small(thumbnailer, picture())
+
+
+async def test_one_picture_is_decoded_at_a_time_by_one_process(thumbnailer: PillowThumbnailer) -> None:
+    await small(thumbnailer, picture())
+    pid = thumbnailer.worker_pid
+    sizes = [(random.Random(number).randint(8, 64), 8) for number in range(20)]
+    made = await asyncio.gather(*(small(thumbnailer, picture(*size)) for size in sizes))
+    assert [Image.open(io.BytesIO(data)).size for data in made] == sizes
+    assert thumbnailer.worker_pid == pid
+
+
+async def test_a_worker_without_work_ends() -> None:
+    async with PillowThumbnailer(idle=0.05).opened() as thumbnailer:
+        decode = asyncio.create_task(small(thumbnailer, picture()))
+        pid = await begun(thumbnailer, decode)
+        await decode
+        await gone(pid)
+        assert thumbnailer.worker_pid is None
+        assert await small(thumbnailer, picture())
+
+
+async def test_leaving_waits_for_no_decode() -> None:
+    thumbnailer = PillowThumbnailer()
+    async with thumbnailer.opened():
+        decode = asyncio.create_task(small(thumbnailer, ENDLESS))
+        waiting = asyncio.create_task(small(thumbnailer, picture()))
+        pid = await begun(thumbnailer, decode)
+    await asyncio.wait_for(gone(pid), 5)
+    for task in (decode, waiting):
+        with pytest.raises(DecoderUnavailable):
+            await task
+
+
+async def test_only_files_of_the_store_are_opened(thumbnailer: PillowThumbnailer, tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "target.png", tmp_path / "link.png", tmp_path / "pipe.png"
+    target.write_bytes(picture())
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    assert await small(thumbnailer, target)
+    for path in (link, pipe, tmp_path, tmp_path / "none"):
+        with pytest.raises(ImageNotFound):
+            await small(thumbnailer, path)
+    with pytest.raises(StorageFailure, match="Not a directory"):
+        await small(thumbnailer, target / "below")
+
+
+# --- what clients see -------------------------------------------------------------------------------------------------
+
+HUGE = png_claiming(8192, 8192, random.Random(1).randbytes(200_000))
+WHY = "its 8192×8192 pixels need 256 MiB of memory to decode; allowed: 64 MiB"
+
+
+async def test_a_picture_over_the_budget_is_stored_and_has_no_preview(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    kserve.script.append(succeed(HUGE))
+    result = await sidecar.generate(seed=7, result="thumbnail")
+    told = f"The picture with seed 7 has no preview: {WHY}; the link has the image."
+    assert (result.is_error, result.structured_content["message"], told in result.content[0].text) == (
+        False,
+        told,
+        True,
+    )
+    assert [block.type for block in result.content if block.type == "image"] == []
+    image = result.structured_content["images"][0]
+    assert (await sidecar.get(image["url"]))[1] == HUGE
+    response, body = await sidecar.get(image["thumbnail_url"])
+    assert (response.status, response.headers["Cache-Control"]) == (422, "no-store")
+    assert WHY in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("data", [HUGE, png_claiming(64, 64)], ids=["over the budget", "damaged"])
+async def test_that_there_is_no_preview_is_found_out_once(data: bytes, sidecar: Sidecar, kserve: FakeKServe) -> None:
+    kserve.script.append(succeed(data))
+    image: dict[str, Any] = await sidecar.made()
+    first = await sidecar.get(image["thumbnail_url"])
+    next(sidecar.store.glob(f"images/*/{image['image_id']}.png")).unlink()
+    second = await sidecar.get(image["thumbnail_url"])
+    assert (first[0].status, second[0].status, second[1]) == (422, 422, first[1])
