@@ -29,3 +29,11 @@ def png_claiming(width: int, height: int, rows: bytes = b"\0" * 100) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = (png_chunk(b"IHDR", header), png_chunk(b"IDAT", zlib.compress(rows)), png_chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def jpeg_of_scans(side: int, count: int) -> bytes:
+    """A flat progressive JPEG with `count` further scans of few bytes, each a pass over all pixels for a decoder."""
+    buffer = io.BytesIO()
+    Image.new("L", (side, side), 128).save(buffer, "JPEG", progressive=True)
+    jpeg = buffer.getvalue()
+    return jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xda") : -2] * count + jpeg[-2:]

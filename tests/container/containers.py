@@ -59,6 +59,22 @@ class Container:
         run(*self.podman, "stop", "--time", "20", self.name)
         return self.inspect()["State"]
 
+    def restart(self) -> None:
+        """End it as a pod's container ends, and start it again on the same volume and port."""
+        run(*self.podman, "restart", "--time", "20", self.name)
+
+    def processes(self) -> str:
+        """The command lines of all of them."""
+        return self.execute("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '", check=False).stdout
+
+    def memory_kills(self) -> int:
+        """How many of its processes the kernel has killed because the memory limit was reached."""
+        group = self.inspect()["State"]["CgroupPath"].lstrip("/")
+        cgroups = Path("/sys/fs/cgroup")
+        files = (cgroups / "memory" / group / "memory.oom_control", cgroups / group / "memory.events")  # of v1, v2
+        lines = next(file for file in files if file.exists()).read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
     def process_status(self) -> str:
         return self.execute("cat", "/proc/1/status").stdout
 
