@@ -158,14 +158,15 @@ async def test_the_kernel_holds_the_worker_to_its_budget(thumbnailer: PillowThum
 
 
 @linux
-async def test_texts_in_a_picture_are_not_unpacked(thumbnailer: PillowThumbnailer) -> None:
+async def test_texts_and_profiles_in_a_picture_are_not_unpacked(thumbnailer: PillowThumbnailer) -> None:
     """Workflows of several megabytes are common, and 60 MB of nothing pack into 60 kB."""
     packed = png_chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(60_000_000), 9))
     international = png_chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(b"x" * 3_000_000))
     plain = png_chunk(b"tEXt", b"workflow\0" + b"x" * 3_000_000)
+    profile = png_chunk(b"iCCP", b"huge\0\0" + zlib.compress(bytes(60_000_000), 9))
     await small(thumbnailer, picture())
     before = most_memory(thumbnailer.worker_pid)
-    assert await small(thumbnailer, png_of_zeros(64, 64, 2, packed, packed, international, plain))
+    assert await small(thumbnailer, png_of_zeros(64, 64, 2, profile, packed, packed, international, plain))
     assert most_memory(thumbnailer.worker_pid) - before < 16 * MEBIBYTE
 
 

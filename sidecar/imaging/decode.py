@@ -34,12 +34,13 @@ def prepare() -> None:
     Image.preinit()
     import_module("PIL.WebPImagePlugin")
     Image.MAX_IMAGE_PIXELS = None  # the budget decides
-    for kind in ("tEXt", "zTXt", "iTXt"):  # Pillow would unpack up to 64 MiB of it, and give up for 1 MiB in one chunk
+    # Pillow would unpack up to 64 MiB of these, and take the picture for damaged where one has more than 1 MiB.
+    for kind in ("tEXt", "zTXt", "iTXt", "iCCP"):
         setattr(PngImagePlugin.PngStream, f"chunk_{kind}", _unread_chunk)
 
 
 def _unread_chunk(stream: PngImagePlugin.PngStream, _position: int, length: int) -> bytes:
-    """Text is checked for damage and not looked at."""
+    """Texts and colour profiles are checked for damage only: a thumbnail carries none."""
     return stream.fp.read(length) if stream.fp is not None else b""
 
 
