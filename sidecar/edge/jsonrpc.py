@@ -6,7 +6,6 @@ a third drops it. JSON-RPC 2.0, section 5.1: -32700 for what is no JSON, -32600 
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import pydantic_core
@@ -15,8 +14,9 @@ from mcp_types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError, JSO
 from pydantic import ValidationError
 
 from sidecar.edge.asgi_bridge import ASGIApp, Message, Receive, Send
+from sidecar.edge.bodies import MAX_BODY_BYTES
 
-MAX_MESSAGE_BYTES = 256 * 1024
+MAX_MESSAGE_BYTES = MAX_BODY_BYTES
 
 _log = structlog.stdlib.get_logger("sidecar.jsonrpc")
 
@@ -64,48 +64,28 @@ def _is_request_id(given: Any) -> bool:
 
 
 def refusing_malformed(app: ASGIApp) -> ASGIApp:
-    """An ASGI application before the SDK's that answers 400 to what is no JSON-RPC message."""
+    """An ASGI application before the SDK's that answers 400 to what is no JSON-RPC message.
+
+    The bridge gives the whole body in one message (`edge/bodies.py` has read it).
+    """
 
     async def checked(scope: Message, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            await app(scope, receive, send)
-            return
+        request = await receive()
+
+        async def replay() -> Message:
+            nonlocal request
+            replayed, request = request, {}
+            return replayed or await receive()
+
         try:
-            received, body = await _whole_body(receive)
-            if body is not None:
-                parse_message(body)
+            if scope["method"] == "POST":
+                parse_message(request["body"])
         except MalformedMessage as error:
             await _refuse(error, send)
         else:
-            await app(scope, _replaying(received, receive), send)
+            await app(scope, replay, send)
 
     return checked
-
-
-async def _whole_body(receive: Receive) -> tuple[deque[Message], bytes | None]:
-    """What was received, and the body; None for one that is too large, which the SDK answers with 413.
-
-    Raises MalformedMessage for one that did not come whole.
-    """
-    received: deque[Message] = deque()
-    body = b""
-    while True:
-        message = await receive()
-        received.append(message)
-        if message["type"] != "http.request":
-            raise MalformedMessage(PARSE_ERROR, "Parse error: the body is broken or did not come whole.")
-        body += message.get("body", b"")
-        if len(body) > MAX_MESSAGE_BYTES:
-            return received, None
-        if not message.get("more_body", False):
-            return received, body
-
-
-def _replaying(received: deque[Message], receive: Receive) -> Receive:
-    async def replay() -> Message:
-        return received.popleft() if received else await receive()
-
-    return replay
 
 
 async def _refuse(error: MalformedMessage, send: Send) -> None:

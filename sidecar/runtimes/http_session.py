@@ -18,7 +18,7 @@ from aiohttp.http import RawResponseMessage
 from sidecar.errors import bounded
 
 MAX_INTERIM_RESPONSES = 10
-READ_BYTES = 256 * 1024
+_READ_BYTES = 256 * 1024
 _CONNECT_SECONDS = 10.0
 _POOLED_SECONDS = 4.0
 _RECEIVE_BUFFER_BYTES = 1024 * 1024
@@ -85,7 +85,7 @@ async def client_session(keepalive: Keepalive = Keepalive()) -> AsyncIterator[ai
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
-        read_bufsize=READ_BYTES,
+        read_bufsize=_READ_BYTES,
     ) as session:
         yield session
 

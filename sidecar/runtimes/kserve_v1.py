@@ -40,7 +40,6 @@ from sidecar.ports import Observer, Readiness, RuntimeMetrics, StagedFile
 from sidecar.runtimes.arriving_image import ArrivingImage
 from sidecar.runtimes.http_session import (
     MAX_INTERIM_RESPONSES,
-    READ_BYTES,
     PackedBody,
     TooLarge,
     TooManyInterimResponses,
