@@ -59,10 +59,11 @@ async def upload_memory(opened: S3Storage, count: int, size: int) -> float:
                 block = os.urandom(_BLOCK)
                 digest.update(block)
                 await staged.write(block)
-            await opened._spool.finish(staged.path)
+            record = record_of(image_id, size)
+            await opened._spool.finish(staged.path, record)
             await ready.wait()
             before[0] = _peak()
-            await _commit(opened, staged.path, record_of(image_id, size), digest.hexdigest())
+            await _commit(opened, staged.path, record, digest.hexdigest())
 
     await asyncio.gather(*(upload() for _ in range(count)))
     return (_peak() - before[0]) / count

@@ -59,6 +59,17 @@ class ImageNotFound(SidecarError):
         super().__init__("There is no image with this id: it may have expired or been deleted.")
 
 
+class ImageDamaged(ImageNotFound):
+    """The store has something of this image that cannot be shown. `detail` says what is wrong with it."""
+
+    reason = "image_damaged"
+
+    def __init__(self, detail: str) -> None:
+        SidecarError.__init__(
+            self, "The stored image with this id is damaged and cannot be shown. Generate it again.", detail=detail
+        )
+
+
 class JobNotFound(SidecarError):
     """No such generation: unknown, malformed, foreign and expired look alike."""
 

@@ -8,7 +8,7 @@ from typing import Literal
 from sidecar.domain import ImageRecord, Inventory, SweepReport
 
 GenerationOutcome = Literal["completed", "failed", "rejected", "cancelled"]
-FAULTLESS = ("ok", "image_not_found", "job_not_found", "invalid_request", "cancelled")
+FAULTLESS = ("ok", "image_not_found", "image_damaged", "job_not_found", "invalid_request", "cancelled")
 """Outcomes of operations in which the store did what it was asked, or was not waited for."""
 
 
@@ -67,6 +67,14 @@ class ImageLost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecovered:
+    """An image that a killed process had finished and not yet stored is durable now."""
+
+    backend: str
+    record: ImageRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Crashed:
     """Something failed in a way that nobody foresaw. `what` names the work."""
 
@@ -99,6 +107,15 @@ class StorageOperation:
     def failed(self) -> bool:
         """Whether the store is to blame."""
         return self.outcome not in FAULTLESS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileDamaged:
+    """A file of the store cannot be used: it is not what its place or its record says. `key` is its place."""
+
+    backend: str
+    key: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +164,11 @@ Event = (
     | PredictRetried
     | ImageStored
     | ImageLost
+    | ImageRecovered
     | Crashed
     | JobTakenOver
     | StorageOperation
+    | FileDamaged
     | Spooled
     | StorageSeen
     | StorageCounted

@@ -52,6 +52,26 @@ class HeldClock:
         self.seconds += by.total_seconds()
 
 
+def described(
+    image_id: ImageId, data: bytes = PNG, *, owner: str = ANONYMOUS, life: timedelta | None = DAY
+) -> ImageRecord:
+    """The record of an image that lives from its creation on."""
+    return ImageRecord(
+        image_id=image_id,
+        owner=owner,
+        request=GenerationRequest(model="painter", prompt="ein Kätzchen 🐈", seed=7, width=32),
+        picture=Picture(media_type="image/png", width=32, height=32),
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        seed_applied=True,
+        dropped_parameters=("guidance_scale",),
+        created=image_id.created,
+        expires=None if life is None else image_id.created + life,
+        queue_seconds=0.25,
+        runtime_seconds=1.5,
+    )
+
+
 async def put(
     store: Storage,
     created: datetime,
@@ -63,27 +83,13 @@ async def put(
 ) -> StoredImage:
     """Store one image the way the service does."""
     image_id = image_id or ImageId.new(created, owner)
-    looks = Picture(media_type="image/png", width=32, height=32)
-    digest = hashlib.sha256(data).hexdigest()
-    record = ImageRecord(
-        image_id=image_id,
-        owner=owner,
-        request=GenerationRequest(model="painter", prompt="ein Kätzchen 🐈", seed=7, width=32),
-        picture=looks,
-        size_bytes=len(data),
-        sha256=digest,
-        seed_applied=True,
-        dropped_parameters=("guidance_scale",),
-        created=image_id.created,
-        expires=None if life is None else created + life,
-        queue_seconds=0.25,
-        runtime_seconds=1.5,
-    )
+    record = described(image_id, data, owner=owner)
+    record = replace(record, expires=None if life is None else created + life)
     async with store.stage(image_id, len(data)) as staged:
         await staged.write(data[:100])
         await staged.write(data[100:])
         generated = GeneratedImage(
-            path=staged.path, sha256=digest, size_bytes=len(data), picture=looks, seed_applied=True
+            path=staged.path, sha256=record.sha256, size_bytes=len(data), picture=record.picture, seed_applied=True
         )
         return await store.commit(generated, record)
 

@@ -21,7 +21,7 @@ import pytest
 from sidecar.core.sweeper import Sweeper
 from sidecar.domain import ANONYMOUS, GeneratedImage, ImageId
 from sidecar.errors import ImageNotFound, StorageFailure, StorageFull
-from sidecar.events import Event, StorageOperation
+from sidecar.events import Event, FileDamaged, StorageOperation
 from sidecar.ports import Observer
 from sidecar.storages import keys
 from sidecar.storages.file import FileStorage
@@ -296,16 +296,22 @@ async def test_a_record_without_its_image_is_not_found_and_an_image_without_its_
     assert [(await store.delete(image_id)).first for image_id in ids] == [True, False]
 
 
-async def test_a_listing_does_not_open_what_it_does_not_show(root: Path, store: FileStorage, clock: HeldClock) -> None:
-    """A FIFO that nobody writes to holds up whoever opens it, so that one read too many would be noticed."""
+async def test_a_listing_does_not_open_what_it_does_not_show(
+    root: Path, open_store: OpenStore, clock: HeldClock
+) -> None:
+    """A FIFO in the place of a record is told as damaged when it is opened, so one read too many is noticed."""
+    facts: list[Event] = []
+    store = await open_store(observer=facts.append)
     ids = [(await put(store, clock.now() - age * HOUR)).record.image_id for age in range(6)]
     for image_id in (ids[0], *ids[3:]):
         path = root / keys.record_key(image_id)
         path.unlink()
         os.mkfifo(path)
-    async with asyncio.timeout(5):
-        page = await store.page(ANONYMOUS, limit=2, cursor=keys.record_name(ids[0]))
+    page = await store.page(ANONYMOUS, limit=2, cursor=keys.record_name(ids[0]))
     assert [record.image_id for record in page.records] == ids[1:3]
+    assert not [fact for fact in facts if isinstance(fact, FileDamaged)]
+    await store.page(ANONYMOUS, limit=6)
+    await until(lambda: len({fact.key for fact in facts if isinstance(fact, FileDamaged)}) == 4)
 
 
 # --- a directory that goes away ---------------------------------------------------------------------------------------

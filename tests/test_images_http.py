@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import partial
@@ -256,36 +258,50 @@ async def test_a_large_image_arrives_whole(sidecar: Sidecar, kserve: FakeKServe)
 async def test_of_a_file_cut_short_nothing_is_passed_off_as_whole(sidecar: Sidecar, kserve: FakeKServe) -> None:
     image = await stored(sidecar, kserve, picture(300, 300, noise=True))
     file = the_file_of(image, sidecar)
-    for size in (1000, 0):
-        os.truncate(file, size)
-        with pytest.raises(aiohttp.ClientError):
-            await sidecar.get(image["url"])
-        await until_closed(sidecar)
+    os.truncate(file, 1000)
+    with pytest.raises(aiohttp.ClientError):  # it was looked at a moment ago
+        await sidecar.get(image["url"])
+    await until_closed(sidecar)
+    os.truncate(file, 0)
+    await is_told_as_damaged(sidecar, image)
     assert (await sidecar.get("/livez"))[0].status == 200
 
 
-async def test_a_file_that_cannot_be_read_is_a_store_in_trouble(sidecar: Sidecar) -> None:
-    image = await sidecar.made()
-    file = the_file_of(image, sidecar)
-    file.unlink()
-    file.mkdir()
+async def is_told_as_damaged(sidecar: Sidecar, image: dict[str, Any]) -> None:
     response, body = await sidecar.get(image["url"])
-    assert (response.status, response.headers["Retry-After"]) == (503, "30")
-    assert b"The image store cannot be used" in body
+    assert (response.status, json.loads(body)["reason"]) == (404, "image_damaged")
 
 
-async def test_a_file_whose_opening_stalls_holds_up_nobody_else(sidecar: Sidecar) -> None:
-    stalled, other = await sidecar.made(), await sidecar.made()
-    file = the_file_of(stalled, sidecar)
+def a_directory(place: Path, _secret: Path) -> None:
+    place.mkdir()
+
+
+def a_fifo(place: Path, _secret: Path) -> None:
+    os.mkfifo(place)
+
+
+def a_symlink(place: Path, secret: Path) -> None:
+    place.symlink_to(secret)
+
+
+def a_device(place: Path, _secret: Path) -> None:
+    place.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("planted", [a_directory, a_fifo, a_symlink, a_device])
+async def test_what_is_planted_in_the_place_of_an_image_is_neither_followed_nor_waited_for(
+    planted: Callable[[Path, Path], None], sidecar: Sidecar, tmp_path: Path
+) -> None:
+    image, other = await sidecar.made(), await sidecar.made()
+    file = the_file_of(image, sidecar)
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(file.stat().st_size))
     file.unlink()
-    os.mkfifo(file)
-    waiting = asyncio.create_task(sidecar.get(stalled["url"]))
-    assert (await sidecar.get(stalled["url"], method="HEAD"))[0].status == 200
+    planted(file, secret)
+    await asyncio.gather(*(is_told_as_damaged(sidecar, image) for _ in range(20)))
+    await sidecar.made()
     assert (await sidecar.get(other["url"]))[0].status == 200
-    assert (await sidecar.get("/livez"))[0].status == 200
-    assert not waiting.done()
-    await asyncio.to_thread(file.write_bytes, b"")
-    assert (await waiting)[0].status == 503  # a pipe is no file
+    assert (await sidecar.get(image["thumbnail_url"]))[0].status == 404
 
 
 async def test_an_image_that_many_ask_for_is_opened_once_and_closed_a_moment_later(
@@ -313,11 +329,11 @@ async def test_of_many_who_ask_at_once_the_first_opens_it_for_all(sidecar: Sidec
 
 
 async def test_many_images_at_once_are_held_in_no_more_memory_than_there_is(tmp_path: Path) -> None:
-    paths = [tmp_path / str(number) for number in range(200)]
-    for path in paths:
-        path.write_bytes(bytes(LONGEST_HEAD))
+    keys = [str(number) for number in range(200)]
+    for key in keys:
+        (tmp_path / key).write_bytes(bytes(LONGEST_HEAD))
     directory = Directory(tmp_path, lambda event: None)
-    files = await asyncio.gather(*map(partial(OpenFiles(directory).open, head=LONGEST_HEAD), paths))
+    files = await asyncio.gather(*map(partial(OpenFiles(directory).open, head=LONGEST_HEAD), keys))
     assert sum(len(file.head) for file in files) == 16 * 2**20
     assert all(os.pread(file.fileno(), 1, LONGEST_HEAD - 1) == b"\0" for file in files)
     directory.close()

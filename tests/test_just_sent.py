@@ -19,7 +19,7 @@ from sidecar.storages.s3 import opened_s3
 from tests.fake_kserve import FakeKServe, succeed
 from tests.odd_store import Odd, at, odd
 from tests.pictures import picture
-from tests.storage_contract import PNG, HeldClock, bytes_of, put
+from tests.storage_contract import PNG, HeldClock, bytes_of, described, put
 from tests.test_disk_faults import Mount, tmpfs
 
 __all__ = ["odd", "tmpfs"]
@@ -49,13 +49,13 @@ async def sent(spool: FileStorage, just_sent: JustSent, size: int = 4) -> ImageI
     image_id = ImageId.new(HeldClock().now())
     async with spool.stage(image_id, 4) as staged:
         await staged.write(b"done")
-        await spool.finish(staged.path)
+        await spool.finish(staged.path, described(image_id, b"done"))
         just_sent.keep(image_id, spool.staging.file(staged.path), size)
     return image_id
 
 
 def files(spool: FileStorage, tmp_path: Path) -> list[bytes]:
-    return [path.read_bytes() for path in (tmp_path / "spool" / "staging").iterdir()]
+    return [path.read_bytes() for path in (tmp_path / "spool" / "staging").glob("*.part")]
 
 
 async def test_it_stays_when_its_stage_is_left_and_goes_when_its_time_is_over(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.errors import StorageFailure
+from sidecar.storages.disk import Tree
 from sidecar.storages.staging import LocalFile
 
 PIECES = [bytes([number % 256]) * 1024 for number in range(2048)]
@@ -26,7 +27,14 @@ class Pipe:
         os.mkfifo(path)
         self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         self._threads = ThreadPoolExecutor(1)
-        self.file = LocalFile(path, FileIO(str(path), "w"), self._threads, 2**30, lambda more: None)
+        self.file = LocalFile(
+            Tree(path.parent),
+            path.name,
+            FileIO(str(path), "w"),
+            threads=self._threads,
+            room=2**30,
+            reserve=lambda more: None,
+        )
 
     async def first_byte(self) -> bytes:
         """Wait until somebody writes."""
@@ -78,7 +86,14 @@ async def test_a_file_is_not_closed_under_the_thread_that_writes_it(pipe: Pipe) 
 async def test_nothing_is_written_into_a_file_that_was_discarded(tmp_path: Path) -> None:
     path = tmp_path / "staged"
     with ThreadPoolExecutor(1) as threads:
-        file = LocalFile(path, FileIO(str(path), "x"), threads, 2**30, lambda more: None)
+        file = LocalFile(
+            Tree(tmp_path),
+            path.name,
+            FileIO(str(path), "x"),
+            threads=threads,
+            room=2**30,
+            reserve=lambda more: None,
+        )
         file.discard()
         with pytest.raises(StorageFailure, match="Operation canceled"):
             for piece in PIECES:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import os
+import stat
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from sidecar.config import StorageSettings
 from sidecar.core.generation import Admission, Generation, Lane, Predict
@@ -21,8 +25,8 @@ from sidecar.domain import (
     expiry,
     owner_tag,
 )
-from sidecar.errors import InvalidRequest, ShuttingDown, SidecarError, StorageFailure, TakenElsewhere
-from sidecar.events import Crashed, GenerationEnded, ImageLost, ImageStored, PredictEnded, PredictStarted
+from sidecar.errors import ImageDamaged, InvalidRequest, ShuttingDown, SidecarError, StorageFailure, TakenElsewhere
+from sidecar.events import Crashed, FileDamaged, GenerationEnded, ImageLost, ImageStored, PredictEnded, PredictStarted
 from sidecar.ports import Clock, Link, Observer, OpenFile, StagedFile, Storage, Thumbnailer
 from sidecar.spans import span
 
@@ -244,11 +248,30 @@ class ImageService:
         return self._storage.stream(stored, start, length)
 
     async def read(self, stored: StoredImage) -> bytes:
-        """A whole image, for those that are small enough. Raises ImageNotFound, StorageFailure."""
-        with contextlib.suppress(OSError):  # it has gone in this moment
-            if (path := self._storage.at_hand(stored.record.image_id)) is not None:
-                return await asyncio.to_thread(path.read_bytes)
-        return b"".join([data async for data in self.stream(stored, 0, stored.record.size_bytes)])
+        """A whole image, for those that are small enough. Raises ImageNotFound, ImageDamaged, StorageFailure."""
+        record = stored.record
+        path = self._storage.at_hand(record.image_id)
+        data = None if path is None else await asyncio.to_thread(_local_bytes, path, record.size_bytes)
+        if data is None:
+            data = await self._stored_bytes(stored)
+        if not await asyncio.to_thread(_fits, data, record):
+            what = f"image {record.image_id}"
+            reason = "its bytes do not fit its digest"
+            self._observer(FileDamaged(backend=self._storage.backend, key=what, reason=reason))
+            raise ImageDamaged(reason)
+        return data
+
+    async def _stored_bytes(self, stored: StoredImage) -> bytes:
+        size = stored.record.size_bytes
+        if stored.path is None:
+            return b"".join([data async for data in self.stream(stored, 0, size)])
+        file = await self._storage.open(stored, 0)
+        try:
+            return await asyncio.to_thread(os.pread, file.fileno(), size, 0)
+        except OSError as error:
+            raise StorageFailure("The image store cannot be used at the moment.", retry_after=30) from error
+        finally:
+            file.release()
 
     async def link(self, stored: StoredImage) -> Link | None:
         """Where a client gets the image without the sidecar, if that is possible and wanted."""
@@ -294,3 +317,18 @@ class ImageService:
         Raises ImageNotFound, UndecodablePicture, NoPreview, DecoderUnavailable or StorageFailure.
         """
         return await self._thumbnails.get(image_id, max_bytes)
+
+
+def _local_bytes(path: Path, size: int) -> bytes | None:
+    """A file of that size; None where it has gone in this moment, or something else is in its place. Blocks."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        return file.read(size) if stat.S_ISREG(status.st_mode) and status.st_size == size else None
+
+
+def _fits(data: bytes, record: ImageRecord) -> bool:
+    return hashlib.sha256(data).hexdigest() == record.sha256

@@ -11,10 +11,9 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from sidecar.domain import ImageId, StoredImage
-from sidecar.errors import ImageNotFound, NoPreview, StorageFailure, UndecodablePicture
+from sidecar.errors import NoPreview, StorageFailure, UndecodablePicture
 from sidecar.ports import Clock, Storage, Thumbnailer
 
 THUMBNAIL_PIXELS = 512
@@ -26,7 +25,7 @@ _REMEMBERED_REFUSALS = 4096
 
 
 class Thumbnails:
-    """`read` gives the bytes of an image of which there is no local file."""
+    """`read` gives a whole image whose bytes fit its record: no file that may be swapped meanwhile."""
 
     def __init__(
         self,
@@ -69,11 +68,13 @@ class Thumbnails:
 
     async def _make(self, stored: StoredImage) -> bytes:
         image_id = stored.record.image_id
-        at_hand = self._storage.at_hand(image_id)
-        data = None if at_hand else await self._storage.thumbnail(image_id)
+        data = None if self._storage.at_hand(image_id) else await self._storage.thumbnail(image_id)
         if data is None:
             try:
-                data = await self._first(stored, at_hand)
+                async with self._whole_images:
+                    data = await self._thumbnailer.thumbnail(
+                        await self._read(stored), pixels=THUMBNAIL_PIXELS, max_bytes=THUMBNAIL_BYTES
+                    )
             except (UndecodablePicture, NoPreview) as refusal:
                 self._refusals.remember(image_id, refusal)
                 raise
@@ -81,18 +82,6 @@ class Thumbnails:
                 await self._storage.put_thumbnail(image_id, data)
         self._cache.put(image_id, data)
         return data
-
-    async def _first(self, stored: StoredImage, at_hand: Path | None) -> bytes:
-        if at_hand is not None:
-            with contextlib.suppress(ImageNotFound):  # it has gone in this moment
-                return await self._small(at_hand)
-        if stored.path is not None:
-            return await self._small(stored.path)
-        async with self._whole_images:
-            return await self._small(await self._read(stored))
-
-    async def _small(self, source: Path | bytes) -> bytes:
-        return await self._thumbnailer.thumbnail(source, pixels=THUMBNAIL_PIXELS, max_bytes=THUMBNAIL_BYTES)
 
 
 class _Refusals:

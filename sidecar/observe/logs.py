@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from typing import Any, TextIO
 
@@ -19,8 +21,10 @@ from sidecar.errors import bounded, cleaned
 from sidecar.events import (
     Crashed,
     Event,
+    FileDamaged,
     GenerationEnded,
     ImageLost,
+    ImageRecovered,
     ImageStored,
     JobTakenOver,
     PredictRetried,
@@ -34,6 +38,8 @@ from sidecar.observe.log_filters import install_filters
 from sidecar.observe.log_writer import STANDARD_ERROR, LogWriter, QueuedHandler
 from sidecar.spans import current_ids
 
+_DAMAGED_FILES = 1000  # each is told once, as far back as this
+_IDS = re.compile(r"([0-9a-z]{9})[0-9a-z]{28}([0-9a-z]{6})", re.ASCII)
 _QUIET = ("asyncio", "aiohttp.access", "httpx", "PIL")
 _MAX_EVENT = 1000
 _MAX_VALUE = 4000  # characters of one value in a line
@@ -151,15 +157,18 @@ class EventLog:
         self._log = structlog.stdlib.get_logger("sidecar")
         self._runtime_ready: dict[str, bool] = {}
         self._storage_writable: bool | None = None
+        self._damaged: OrderedDict[str, None] = OrderedDict()
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             GenerationEnded: self._on_generation_ended,
             PredictStarted: self._on_predict_started,
             PredictRetried: self._on_predict_retried,
             ImageStored: self._on_image_stored,
             ImageLost: self._on_image_lost,
+            ImageRecovered: self._on_image_recovered,
             Crashed: self._on_crashed,
             JobTakenOver: self._on_job_taken_over,
             StorageOperation: self._on_storage_operation,
+            FileDamaged: self._on_file_damaged,
             StorageSeen: self._on_storage_seen,
             RuntimeSeen: self._on_runtime_seen,
             Swept: self._on_swept,
@@ -202,6 +211,9 @@ class EventLog:
             "why there is no image", model=event.model, detail=event.message
         )  # a runtime may echo the prompt
 
+    def _on_image_recovered(self, event: ImageRecovered) -> None:
+        self._log.warning("stored an image that a killed process had left unfinished", bytes=event.record.size_bytes)
+
     def _on_crashed(self, event: Crashed) -> None:
         self._log.error("something failed unexpectedly", what=event.what, exc_info=event.error)
 
@@ -218,6 +230,16 @@ class EventLog:
                 backend=event.backend,
                 detail=event.detail,
             )
+
+    def _on_file_damaged(self, event: FileDamaged) -> None:
+        """Once for each file, without the random part of an image's id, which is the key to its address."""
+        if event.key in self._damaged:
+            return
+        self._damaged[event.key] = None
+        if len(self._damaged) > _DAMAGED_FILES:
+            self._damaged.popitem(last=False)
+        key = _IDS.sub(r"\1…\2", event.key)
+        self._log.error("a file of the store is damaged", backend=event.backend, key=key, reason=event.reason)
 
     def _on_storage_seen(self, event: StorageSeen) -> None:
         if self._storage_writable != event.writable:

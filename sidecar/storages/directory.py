@@ -7,6 +7,7 @@ not the event loop. Whatever becomes visible is complete.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import secrets
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sidecar.errors import StorageFailure, StorageFull
+from sidecar.events import FileDamaged
 from sidecar.ports import Observer
-from sidecar.storages import disk
+from sidecar.storages.disk import Tree
 from sidecar.storages.stated import stated
 
 _T = TypeVar("_T")
@@ -25,6 +27,8 @@ _T = TypeVar("_T")
 _DEADLINE_SECONDS = 30.0
 _THREADS = 8
 _TRIES = 3
+WITHOUT_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EMLINK})
+"""How file systems say that they have no hard links."""
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -35,10 +39,14 @@ class Directory:
 
     def __init__(self, root: Path, observer: Observer) -> None:
         self.root = root
+        self.tree = Tree(root)
         self.instance = secrets.token_hex(6)
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="file-store")
         self._observer = observer
-        self._was_writable = False
+        self.has_links = True
+        """Whether files can have two names here (see `once`)."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.was_writable = False
         self._on_a_mount = False
 
     def close(self) -> None:
@@ -46,10 +54,11 @@ class Directory:
 
     async def run(self, operation: str, work: Callable[..., _T], *arguments: Any) -> _T:
         """Run `work` on a thread of the store, timed, bounded, its OSErrors translated."""
+        self._loop = asyncio.get_running_loop()
         with stated(self._observer, self.backend, operation):
             try:
                 async with asyncio.timeout(_DEADLINE_SECONDS):
-                    return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
+                    return await self._loop.run_in_executor(self.threads, work, *arguments)
             except TimeoutError as error:
                 raise StorageFailure(
                     "The image store does not answer at the moment.",
@@ -59,82 +68,93 @@ class Directory:
             except OSError as error:
                 raise failure_of(error) from error
 
-    def write(self, final: Path, data: bytes) -> None:
+    def damaged(self, key: str, reason: object) -> None:
+        """State that a file cannot be used; raises OSError where the whole volume is gone. On a thread of the store."""
+        self.require_volume()
+        if self._loop is not None:
+            event = FileDamaged(backend=self.backend, key=key, reason=str(reason))
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                self._loop.call_soon_threadsafe(self._observer, event)
+
+    # --- small files --------------------------------------------------------------------------------------------------
+
+    def write(self, key: str, data: bytes) -> None:
         """Write a small file so that it is either whole or absent, also after a power cut."""
-        part = self._part(data)
+        part = self.part(data)
         try:
-            self.place(part, final)
-            disk.sync(final.parent)
+            self.place(part, key)
+            self.tree.sync(parent_of(key))
         except OSError:
-            part.unlink(missing_ok=True)
+            self.tree.unlink(part)
             raise
 
-    def create_once(self, final: Path, data: bytes) -> bool:
-        """Write a small file unless it is there; whether it was us. Of many who try at once one succeeds.
-
-        By `link` of a finished file: readers never see half of it, and nobody overwrites. The count of links decides,
-        because on NFS the answer to a link that was made may be lost.
-        """
-        part = self._part(data)
+    def part(self, data: bytes) -> str:
+        """A finished small file under `staging/`: its key."""
+        part = self.private_key()
         try:
-            try:
-                self.in_directory(final, lambda path: os.link(part, path))
-            except OSError as error:
-                if part.stat().st_nlink != 2:
-                    if isinstance(error, FileExistsError):
-                        return False
-                    raise
-            disk.sync(final.parent)
-            return True
-        finally:
-            part.unlink(missing_ok=True)
-
-    def _part(self, data: bytes) -> Path:
-        """A small file under `staging/`."""
-        part = self.private_path()
-        try:
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            self.write_through(part, data)
         except OSError:
-            part.unlink(missing_ok=True)
+            self.tree.unlink(part)
             raise
         return part
 
-    def private_path(self) -> Path:
-        """Where nobody else looks; swept after an hour should this process die."""
-        return self.root / "staging" / f"{self.instance}-{secrets.token_hex(8)}.part"
+    def write_through(self, key: str, data: bytes) -> None:
+        """A new file, synced; its directory is not."""
+        with os.fdopen(self.tree.create(key), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
-    def place(self, source: Path, final: Path) -> None:
-        self.in_directory(final, source.rename)
+    def private_key(self) -> str:
+        """Where no other process looks; swept after an hour should this one die."""
+        return f"staging/{self.instance}-{secrets.token_hex(8)}.part"
 
-    def in_directory(self, path: Path, action: Callable[[Path], object]) -> None:
-        """Do something to `path`, making its shard first if need be; another pod may be removing empty shards.
+    def owns(self, name: str) -> bool:
+        """Whether a file under `staging/` is this process's own."""
+        return name.startswith(f"{self.instance}-")
+
+    def place(self, source: str, key: str) -> None:
+        self.in_directory(key, lambda: self.tree.rename(source, key))
+
+    def in_directory(self, key: str, action: Callable[[], object]) -> None:
+        """Do something to `key`, making its shard first if need be; another pod may be removing empty shards.
 
         A new shard is made durable, since a power cut that takes it away takes along what is in it.
         """
-        made: list[Path] = []
+        made: list[str] = []
         for _ in range(_TRIES):
             try:
-                action(path)
+                action()
                 break
-            except FileNotFoundError:
-                made += self._make_shard(path.parent)
+            except (FileNotFoundError, NotADirectoryError):
+                made += self._make_shard(parent_of(key))
         else:
-            action(path)
+            action()
         for directory in dict.fromkeys(made):
-            disk.sync(directory.parent)
+            self.tree.sync(parent_of(directory))
 
-    def _make_shard(self, shard: Path) -> list[Path]:
+    def _make_shard(self, shard: str) -> list[str]:
         """Make a directory below the root; never the root itself, whose absence means that the volume is gone.
 
         What was not there before.
         """
         self.require_volume()
-        new = [path for path in (shard, *shard.parents) if self.root in path.parents and not path.exists()]
-        shard.mkdir(parents=True, exist_ok=True)
-        return new
+        parts = shard.split("/")
+        directories = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+        return [directory for directory in directories if self._make_directory(directory)]
+
+    def _make_directory(self, key: str) -> bool:
+        """Whether it was not there. What is in the place of a shard goes; at the top it may be an operator's."""
+        try:
+            return self.tree.make_directory(key)
+        except NotADirectoryError as error:
+            self.damaged(key, "not a directory")
+            if "/" not in key:
+                raise NotADirectoryError(errno.ENOTDIR, f"{key} is not a directory") from error
+            self.tree.unlink(key)
+            return self.tree.make_directory(key)
+
+    # --- the volume ---------------------------------------------------------------------------------------------------
 
     def require_volume(self) -> None:
         """Raise OSError where the directory is gone: a missing volume is neither an empty store nor one to write to."""
@@ -144,20 +164,38 @@ class Directory:
 
     def check(self) -> None:
         """Prove that the directory can be written. Blocks; raises OSError."""
-        if not self._was_writable:
+        if not self.was_writable:
             self.root.mkdir(parents=True, exist_ok=True)
         self.require_volume()
-        (self.root / "staging").mkdir(exist_ok=True)
-        probe = self.root / "staging" / f"{self.instance}-probe.part"
-        probe.write_bytes(b"writable")
-        probe.unlink()
-        self._was_writable = True
+        self._make_directory("staging")
+        probe = f"staging/{self.instance}-probe.part"
+        self.tree.unlink(probe)
+        with os.fdopen(self.tree.create(probe), "wb") as file:
+            file.write(b"writable")
+        if not self.was_writable:
+            self.has_links = self._links(probe, f"staging/{self.instance}-link-probe.part")
+        self.tree.unlink(probe)
+        self.was_writable = True
         self._on_a_mount = os.path.ismount(self.root)
+
+    def _links(self, probe: str, other: str) -> bool:
+        """Whether a file can have two names. Any other trouble is not this question's to report."""
+        try:
+            self.tree.link(probe, other)
+        except OSError as error:
+            return error.errno not in WITHOUT_LINKS
+        self.tree.unlink(other)
+        return True
+
+
+def parent_of(key: str) -> str:
+    """The key of the directory that holds `key`; the empty key is the root."""
+    return key.rpartition("/")[0]
 
 
 def failure_of(error: OSError) -> StorageFailure:
     """What a caller is told of a disk in trouble."""
-    reason = os.strerror(error.errno) if error.errno else type(error).__name__
+    reason = error.strerror or type(error).__name__
     if error.errno in _NO_ROOM:
         return StorageFull("The image store's disk is full. Delete images that are no longer needed.", retry_after=60)
     return StorageFailure(f"The image store cannot be used at the moment ({reason}).", retry_after=30)

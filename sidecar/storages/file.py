@@ -1,7 +1,7 @@
 """Images in a directory: an emptyDir, or a volume that several pods share.
 
 Whatever is visible is complete: files are written under `staging/` with this process's name on them, synced, then
-renamed into place, the record last.
+renamed into place, the record last. What a killed process has left unfinished is finished by the next one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import math
 import os
+import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -26,18 +27,24 @@ from sidecar.domain import (
     owner_tag,
     sortable_time,
 )
-from sidecar.errors import ImageNotFound, InvalidRequest, StorageFailure, StorageFull
-from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, OpenFile, RecordFilter, StagedFile
-from sidecar.storages import disk, keys
+from sidecar.errors import ImageDamaged, ImageNotFound, InvalidRequest, StorageFailure, StorageFull
+from sidecar.events import ImageRecovered
+from sidecar.ports import Clock, ExpiredImage, Link, Observer, OpenFile, RecordFilter, StagedFile
+from sidecar.storages import keys
 from sidecar.storages.directory import Directory
+from sidecar.storages.disk import LEFTOVER_SECONDS, DamagedFile
 from sidecar.storages.file_inventory import ShardCount, ShardInventory
 from sidecar.storages.file_jobs import FileJobs
+from sidecar.storages.file_records import FileRecords
+from sidecar.storages.once import OnceFiles
 from sidecar.storages.open_files import OpenFiles
 from sidecar.storages.recent import RecentImages
-from sidecar.storages.records import decode_record, encode_record
+from sidecar.storages.records import encode_record
 from sidecar.storages.staging import ASIDE, LocalFile, Staging
+from sidecar.storages.unfinished import SETTLED_SECONDS, finish, publish, unfinished
 
 _STREAMED_BYTES = 256 * 1024
+_MAX_THUMBNAIL_BYTES = 1024 * 1024
 
 
 class FileStorage:
@@ -53,11 +60,13 @@ class FileStorage:
     ) -> None:
         self._root = root
         self._directory = Directory(root, observer)
+        self._tree = self._directory.tree
         self._max_bytes = max_bytes
         self._free_share = free_share
         self._clock = clock
         self._observer = observer
-        self._inventory = ShardInventory(root)
+        self._records = FileRecords(self._directory)
+        self._inventory = ShardInventory(self._tree)
         self.staging = Staging(self._directory)
         self._open_files = OpenFiles(self._directory)
         self._recent = RecentImages(clock)
@@ -114,29 +123,25 @@ class FileStorage:
         return stored
 
     def _commit(self, staged: LocalFile, image: GeneratedImage, record: ImageRecord) -> StoredImage:
-        image_id = record.image_id
-        final = self._path(record)
-        record_path = self._root / keys.record_key(image_id)
-        placed = [record_path, final]
+        final = self._image_key(record)
+        record_key = keys.record_key(record.image_id)
         try:
-            staged.finish()
-            self._directory.place(image.path, final)
+            staged.finish(encode_record(record))
             staged.moved = True
-            if record.expires is not None:
-                placed.append(self._root / keys.expiry_key(record.expires, image_id))
-                self._directory.in_directory(placed[-1], Path.touch)
-            disk.sync(final.parent)
-            self._directory.write(record_path, encode_record(record))
+            publish(self._directory, staged.key, staged.record_key, record)
         except BaseException:
+            placed = [record_key, staged.record_key, final, staged.key]
+            if record.expires is not None:
+                placed.append(keys.expiry_key(record.expires, record.image_id))
             with contextlib.suppress(OSError):  # the record first: while it resists, what it speaks of stays
-                for path in placed:
-                    path.unlink(missing_ok=True)
+                for key in placed:
+                    self._tree.unlink(key)
             raise
-        return StoredImage(record=record, path=final)
+        return StoredImage(record=record, path=self._root / final)
 
-    async def finish(self, path: Path) -> None:
+    async def finish(self, path: Path, record: ImageRecord) -> None:
         """Make a staged file complete, for somebody who takes its bytes elsewhere."""
-        await self._directory.run("stage", self.staging.file(path).finish)
+        await self._directory.run("stage", self.staging.file(path).finish, encode_record(record))
 
     async def put_aside(self, file: LocalFile) -> None:
         """Let a finished staged file go when the next process starts, if not before."""
@@ -147,8 +152,9 @@ class FileStorage:
         await self._directory.run("delete", self._delete_aside)
 
     def _delete_aside(self) -> None:
-        for path in (self._root / "staging").glob(f"*{ASIDE}"):
-            path.unlink(missing_ok=True)
+        for name in self._tree.names("staging"):
+            if name.endswith(ASIDE):
+                self._tree.unlink(f"staging/{name}")
 
     async def discard(self, file: LocalFile) -> None:
         """Remove a staged file that somebody has taken over."""
@@ -166,34 +172,36 @@ class FileStorage:
         return stored
 
     def _read(self, image_id: ImageId) -> StoredImage:
-        record = self._read_record(image_id)
-        path = self._path(record)
-        if not path.exists():
+        record = self._records.read(image_id)
+        key = self._image_key(record)
+        status = self._tree.status(key)
+        if status is None:
             raise ImageNotFound
-        return StoredImage(record=record, path=path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != record.size_bytes:
+            raise self._records.damaged(key, "not a file of the size that its record says")
+        return StoredImage(record=record, path=self._root / key)
 
-    def _read_record(self, image_id: ImageId) -> ImageRecord:
-        try:
-            return decode_record((self._root / keys.record_key(image_id)).read_bytes())
-        except (FileNotFoundError, ValueError):
-            self._directory.require_volume()
-            raise ImageNotFound from None
-
-    def _path(self, record: ImageRecord) -> Path:
-        return self._root / keys.image_key(record.image_id, record.picture.media_type)
+    def _image_key(self, record: ImageRecord) -> str:
+        return keys.image_key(record.image_id, record.picture.media_type)
 
     async def open(self, stored: StoredImage, head: int) -> OpenFile:
-        return await self._open_files.open(self._path(stored.record), head)
+        return await self._open_files.open(self._image_key(stored.record), head)
 
     async def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:
         """For whoever does not take the file itself."""
-        path = self._path(stored.record)
+        key = self._image_key(stored.record)
         while length > 0:
-            data = await self._directory.run("get", disk.part_or_none, path, start, min(length, _STREAMED_BYTES))
+            data = await self._directory.run("get", self._part, key, start, min(length, _STREAMED_BYTES))
             if not data:
                 raise ImageNotFound
             yield data
             start, length = start + len(data), length - len(data)
+
+    def _part(self, key: str, start: int, length: int) -> bytes | None:
+        try:
+            return self._tree.part(key, start, length)
+        except DamagedFile as error:
+            raise self._records.damaged(key, error) from None
 
     async def link(self, stored: StoredImage) -> Link | None:
         return None
@@ -213,68 +221,38 @@ class FileStorage:
         return None
 
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
-        return await self._directory.run("get", disk.bytes_or_none, self._root / keys.thumbnail_key(image_id))
+        return await self._directory.run("get", self._thumbnail, keys.thumbnail_key(image_id))
+
+    def _thumbnail(self, key: str) -> bytes | None:
+        """A damaged one counts as none, so another is made."""
+        try:
+            return self._tree.read(key, _MAX_THUMBNAIL_BYTES)
+        except DamagedFile as error:
+            self._directory.damaged(key, error)
+            return None
 
     async def put_thumbnail(self, image_id: ImageId, data: bytes) -> None:
-        path = self._root / keys.thumbnail_key(image_id)
+        key = keys.thumbnail_key(image_id)
         with self.reserve(len(data)):
-            replaced = await self._directory.run("commit", self._replace, path, data)
+            replaced = await self._directory.run("commit", self._replace, key, data)
         self._used += len(data) - replaced
 
-    def _replace(self, path: Path, data: bytes) -> int:
+    def _replace(self, key: str, data: bytes) -> int:
         """Bytes of what was there before."""
-        before = disk.size_or_none(path)
-        self._directory.write(path, data)
-        return before or 0
+        before = self._tree.status(key)
+        self._directory.write(key, data)
+        return before.st_size if before is not None and stat.S_ISREG(before.st_mode) else 0
 
     async def page(
         self, owner: str, *, limit: int, cursor: str | None = None, matches: RecordFilter | None = None
     ) -> RecordPage:
-        tag = owner_tag(owner)
-        if cursor is not None and not keys.is_cursor(cursor, tag):
+        if cursor is not None and not keys.is_cursor(cursor, owner_tag(owner)):
             raise InvalidRequest("cursor: not one that this server gave; leave it out to start with the newest image.")
-        return await self._directory.run("list", self._page, tag, limit, cursor, matches)
-
-    def _page(self, tag: str, limit: int, cursor: str | None, matches: RecordFilter | None) -> RecordPage:
-        self._directory.require_volume()
-        now = self._clock.now()
-        records: list[ImageRecord] = []
-        last = None
-        for examined, name in enumerate(self._record_names(tag, cursor)):
-            if len(records) == limit or examined == EXAMINED_RECORDS:
-                return RecordPage(records=tuple(records), cursor=last)
-            last = name
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
-                record = decode_record(self._record_path(tag, name).read_bytes())
-                if not record.expired(now) and (matches is None or matches(record)):
-                    records.append(record)
-        return RecordPage(records=tuple(records))
-
-    def _record_names(self, tag: str, cursor: str | None) -> Iterator[str]:
-        """Names of one owner's records after the cursor, newest first, one shard read at a time."""
-        shards = self._root / keys.records_of(tag)
-        for shard in disk.names(shards):
-            if cursor is not None and shard < cursor[: keys.SHARD_DIGITS]:
-                continue
-            for name in disk.names(shards / shard):
-                stem = name.removesuffix(".json")
-                if (cursor is None or stem > cursor) and keys.is_cursor(stem, tag):
-                    yield stem
-
-    def _record_path(self, tag: str, name: str) -> Path:
-        return self._root / keys.records_of(tag) / name[: keys.SHARD_DIGITS] / f"{name}.json"
+        return await self._directory.run("list", self._records.page, owner, limit, cursor, matches, self._clock.now())
 
     async def everything(self) -> list[ImageRecord]:
         """Every record of every owner that can be read, whether its time is up or not, oldest first."""
-        return await self._directory.run("list", self._everything)
-
-    def _everything(self) -> list[ImageRecord]:
-        self._directory.require_volume()
-        found = []
-        for path in sorted((self._root / "records").glob("*/*/*.json")):
-            with contextlib.suppress(OSError, ValueError):
-                found.append(decode_record(path.read_bytes()))
-        return sorted(found, key=lambda record: record.image_id.text)
+        return await self._directory.run("list", self._records.everything)
 
     # --- deleting -----------------------------------------------------------------------------------------------------
 
@@ -283,7 +261,9 @@ class FileStorage:
 
     def _delete(self, image_id: ImageId) -> Deletion:
         try:
-            expires = self._read_record(image_id).expires
+            expires = self._records.read(image_id).expires
+        except ImageDamaged:
+            expires = None  # its place in the index is unknown, and found by its time
         except ImageNotFound:
             return Deletion(first=False)
         return self._remove(image_id, keys.expiry_key(expires, image_id) if expires else None)
@@ -297,11 +277,11 @@ class FileStorage:
 
     def _remove(self, image_id: ImageId, expiry_key: str | None) -> Deletion:
         """The record first: from then on nobody sees the image. Whoever removes the record has deleted the image."""
-        first = disk.unlink(self._root / keys.record_key(image_id)) is not None
+        first = self._tree.unlink(keys.record_key(image_id)) is not None
         files = [*keys.every_image_key(image_id), keys.thumbnail_key(image_id)]
-        freed = sum(disk.unlink(self._root / key) or 0 for key in files)
+        freed = sum(self._tree.unlink(key) or 0 for key in files)
         if expiry_key is not None:
-            disk.unlink(self._root / expiry_key)
+            self._tree.unlink(expiry_key)
         return Deletion(first=first, freed_bytes=freed)
 
     def _forget(self, image_id: ImageId, deletion: Deletion) -> Deletion:
@@ -313,22 +293,34 @@ class FileStorage:
 
     async def expired(self, now: datetime) -> AsyncIterator[ExpiredImage]:
         last_shard = sortable_time(now)[: keys.SHARD_DIGITS]
-        for shard in await self._directory.run("list", disk.names, self._root / "expiry"):
+        for shard in await self._directory.run("list", self._tree.names, "expiry"):
             if shard > last_shard:
                 return
-            directory = self._root / "expiry" / shard
-            for name in await self._directory.run("list", disk.names, directory):
+            directory = f"expiry/{shard}"
+            for name in await self._directory.run("list", self._tree.names, directory):
                 entry = keys.expiry_of_name(name)
                 if entry is not None and entry[0] <= now:
-                    yield ExpiredImage(entry[1], f"expiry/{shard}/{name}")
-            await self._directory.run("list", disk.remove_if_old_and_empty, directory, now.timestamp())
+                    yield ExpiredImage(entry[1], f"{directory}/{name}")
+            before = now.timestamp() - LEFTOVER_SECONDS
+            await self._directory.run("list", self._tree.remove_if_old_and_empty, directory, before)
 
     async def delete_leftovers(self, now: datetime) -> int:
-        return await self._directory.run("delete", self._delete_leftovers, now.timestamp() - disk.LEFTOVER_SECONDS)
+        await self._finish_commits(now.timestamp() - SETTLED_SECONDS)
+        return await self._directory.run("delete", self._delete_leftovers, now.timestamp() - LEFTOVER_SECONDS)
 
     def _delete_leftovers(self, before: float) -> int:
-        staging = self._root / "staging"
-        return sum(disk.unlink_older(staging / name, before) for name in disk.names(staging))
+        """Of other processes only: this one knows what it still writes, whatever the clock says."""
+        once = OnceFiles(self._directory)
+        names = [name for name in self._tree.names("staging") if not self._directory.owns(name)]
+        return sum(once.remove_older(f"staging/{name}", before) for name in names)
+
+    async def _finish_commits(self, before: float | None) -> None:
+        """Those that killed processes have left; see `unfinished`."""
+        for key in await self._directory.run("list", unfinished, self._directory, before):
+            record = await self._directory.run("commit", finish, self._directory, key, self._clock.now())
+            if record is not None:
+                self._used += record.size_bytes
+                self._observer(ImageRecovered(backend=self.backend, record=record))
 
     async def take_inventory(self, now: datetime) -> Inventory:
         total = ShardCount()
@@ -355,7 +347,11 @@ class FileStorage:
         return room.f_bavail * room.f_frsize
 
     async def check(self) -> None:
+        was_writable = self._directory.was_writable
         await self._directory.run("check", self._directory.check)
+        if not was_writable:
+            with contextlib.suppress(StorageFailure):  # a clean-up pass tries again
+                await self._finish_commits(None)
         if self._max_bytes is None and self._free_share is not None:
             inventory = await self.take_inventory(self._clock.now())
             self._max_bytes = inventory.size_bytes + int(self._free_share * (inventory.free_bytes or 0))

@@ -6,22 +6,23 @@
     jobs/done/{shard}/{job}.json     the job with its result; made once, and only then the open files go
     jobs/keys/{digest}.json          which job an idempotency key belongs to; made once
 
-Every "once" is a `link` of a finished file, so of several pods exactly one succeeds.
+Every "once" is one of `OnceFiles`, so of several pods exactly one succeeds.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import datetime
-from pathlib import Path
+from typing import TypeVar
 
 from sidecar.domain import TIME_DIGITS, JobId, JobRecord, JobResult, Lease, StoredJob, is_image_id, time_from_sortable
 from sidecar.errors import JobNotFound
-from sidecar.storages import disk, keys
+from sidecar.storages import keys
 from sidecar.storages.directory import Directory
+from sidecar.storages.disk import LEFTOVER_SECONDS, DamagedFile
 from sidecar.storages.job_records import (
+    MAX_JOB_BYTES,
+    MAX_LEASE_BYTES,
     decode_job,
     decode_key,
     decode_lease,
@@ -29,7 +30,10 @@ from sidecar.storages.job_records import (
     encode_key,
     encode_lease,
 )
+from sidecar.storages.once import OnceFiles
+from sidecar.storages.records import OtherVersion
 
+_T = TypeVar("_T")
 _DELETIONS_PER_PASS = 10_000
 
 
@@ -38,7 +42,28 @@ class FileJobs:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._root = directory.root
+        self._tree = directory.tree
+        self._once = OnceFiles(directory)
+
+    def _decoded(self, key: str, limit: int, decode: Callable[[bytes], _T]) -> _T | None:
+        """What a small file says; None where there is none, or nothing that this version can read."""
+        try:
+            data = self._once.read(key, limit)
+            return None if data is None else decode(data)
+        except OtherVersion:
+            return None
+        except (ValueError, NotADirectoryError) as error:
+            self._directory.damaged(key, error)
+            return None
+
+    def _job(self, key: str, job_id: JobId) -> tuple[JobRecord, JobResult | None] | None:
+        def decode(data: bytes) -> tuple[JobRecord, JobResult | None]:
+            found = decode_job(data)
+            if found[0].job_id != job_id:
+                raise ValueError("another job's record")
+            return found
+
+        return self._decoded(key, MAX_JOB_BYTES, decode)
 
     # --- one job ------------------------------------------------------------------------------------------------------
 
@@ -46,7 +71,7 @@ class FileJobs:
         await self._directory.run("offer", self._offer, record)
 
     def _offer(self, record: JobRecord) -> None:
-        self._directory.create_once(self._root / keys.open_job_key(record.job_id), encode_job(record))
+        self._once.create(keys.open_job_key(record.job_id), encode_job(record))
 
     async def withdraw(self, job_id: JobId) -> None:
         await self._directory.run("withdraw", self._remove_open, job_id)
@@ -55,61 +80,59 @@ class FileJobs:
         return await self._directory.run("win_key", self._win_key, record)
 
     def _win_key(self, record: JobRecord) -> JobId:
-        path = self._root / keys.idempotency_key(record.key_digest or "")
-        while not self._directory.create_once(path, encode_key(record.job_id)):
-            holder = self._key_holder(path)
+        key = keys.idempotency_key(record.key_digest or "")
+        while not self._once.create(key, encode_key(record.job_id)):
+            holder = self._key_holder(key)
             if holder is not None and self._lives(holder, record.created):
                 return holder
-            self._take_away(path, holder)
+            self._take_away(key, holder)
         return record.job_id
 
-    def _take_away(self, path: Path, holder: JobId | None) -> None:
+    def _take_away(self, key: str, holder: JobId | None) -> None:
         """Remove a key of a job that is no more, unless it has become somebody else's meanwhile."""
-        private = self._directory.private_path()
-        try:
-            path.rename(private)
-        except FileNotFoundError:
+        private = self._once.take_away(key)
+        if private is None:
             return
         if self._key_holder(private) != holder:
-            with contextlib.suppress(FileExistsError):
-                os.link(private, path)
-        private.unlink()
+            self._once.put_back(private, key)
+        else:
+            self._once.remove(private)
 
     async def key_holder(self, key_digest: str) -> JobId | None:
         return await self._directory.run("key_holder", self._find_key_holder, key_digest)
 
     def _find_key_holder(self, key_digest: str) -> JobId | None:
-        holder = self._key_holder(self._root / keys.idempotency_key(key_digest))
+        holder = self._key_holder(keys.idempotency_key(key_digest))
         if holder is None:
             self._directory.require_volume()
         return holder
 
-    def _key_holder(self, path: Path) -> JobId | None:
-        data = disk.bytes_or_none(path)
-        with contextlib.suppress(ValueError):
-            return None if data is None else decode_key(data)
-        return None
+    def _key_holder(self, key: str) -> JobId | None:
+        return self._decoded(key, MAX_LEASE_BYTES, decode_key)
 
     def _lives(self, job_id: JobId, now: datetime) -> bool:
-        data = disk.bytes_or_none(self._root / keys.open_job_key(job_id)) or disk.bytes_or_none(
-            self._root / keys.done_job_key(job_id)
-        )
-        try:
-            return data is not None and decode_job(data)[0].expires > now
-        except ValueError:
-            return True  # a newer version's: its key is not ours to take
+        for key in (keys.open_job_key(job_id), keys.done_job_key(job_id)):
+            try:
+                data = self._once.read(key, MAX_JOB_BYTES)
+                if data:
+                    return decode_job(data)[0].expires > now
+            except (DamagedFile, NotADirectoryError) as error:
+                self._directory.damaged(key, error)
+            except ValueError:
+                return True  # a newer version's: its key is not ours to take
+        return False
 
     async def claim(self, lease: Lease) -> bool:
         return await self._directory.run("claim", self._claim, lease)
 
     def _claim(self, lease: Lease) -> bool:
         """Whoever begins looks for a claim and whoever claims for a beginning, each after having made its own file."""
-        path = self._root / keys.lease_key(lease.job_id, lease.attempt)
-        if not self._directory.create_once(path, encode_lease(lease)):
+        key = keys.lease_key(lease.job_id, lease.attempt)
+        if not self._once.create(key, encode_lease(lease)):
             return False
         if self._is_open(lease.job_id) and not self._begun(lease.job_id):
             return True
-        disk.unlink(path)
+        self._once.remove(key)
         return False
 
     async def renew(self, lease: Lease) -> bool:
@@ -118,7 +141,7 @@ class FileJobs:
     def _renew(self, lease: Lease) -> bool:
         if not self._is_current(lease):
             return False
-        self._directory.write(self._root / keys.lease_key(lease.job_id, lease.attempt), encode_lease(lease))
+        self._once.replace(keys.lease_key(lease.job_id, lease.attempt), encode_lease(lease))
         return True
 
     async def begin(self, lease: Lease) -> bool:
@@ -126,44 +149,42 @@ class FileJobs:
 
     def _begin(self, lease: Lease) -> bool:
         """A job that has ended, was withdrawn, or was claimed anew cannot begin, also if that happened meanwhile."""
-        path = self._root / keys.begun_key(lease.job_id)
-        if not self._is_current(lease) or not self._directory.create_once(path, encode_lease(lease)):
+        key = keys.begun_key(lease.job_id)
+        if not self._is_current(lease) or not self._once.create(key, encode_lease(lease)):
             return False
         if self._is_current(lease):
             return True
-        disk.unlink(path)
+        self._once.remove(key)
         return False
 
     def _is_open(self, job_id: JobId) -> bool:
-        return (self._root / keys.open_job_key(job_id)).exists()
+        return self._once.exists(keys.open_job_key(job_id))
 
     def _begun(self, job_id: JobId) -> bool:
-        return (self._root / keys.begun_key(job_id)).exists()
+        return self._once.exists(keys.begun_key(job_id))
 
     def _is_current(self, lease: Lease) -> bool:
         """Whether the job is there and nobody has claimed it after this lease."""
-        later = self._root / keys.lease_key(lease.job_id, lease.attempt + 1)
-        return self._is_open(lease.job_id) and not later.exists()
+        later = keys.lease_key(lease.job_id, lease.attempt + 1)
+        return self._is_open(lease.job_id) and not self._once.exists(later)
 
     async def acknowledge(self, record: JobRecord, result: JobResult) -> bool:
         return await self._directory.run("acknowledge", self._acknowledge, record, result)
 
     def _acknowledge(self, record: JobRecord, result: JobResult) -> bool:
-        if (self._root / keys.lease_key(record.job_id, result.attempt + 1)).exists():
+        if self._once.exists(keys.lease_key(record.job_id, result.attempt + 1)):
             return False
-        path = self._root / keys.done_job_key(record.job_id)
-        ours = self._directory.create_once(path, encode_job(record, result))
+        ours = self._once.create(keys.done_job_key(record.job_id), encode_job(record, result))
         self._remove_open(record.job_id)
         return ours
 
     def _remove_open(self, job_id: JobId) -> None:
         """The job itself first: from then on nobody takes it up."""
-        disk.unlink(self._root / keys.open_job_key(job_id))
-        directory = self._root / keys.OPEN_JOBS
+        self._once.remove(keys.open_job_key(job_id))
         attempt = 1
-        while disk.unlink(self._root / keys.lease_key(job_id, attempt)) is not None or attempt == 1:
+        while self._once.remove(keys.lease_key(job_id, attempt)) or attempt == 1:
             attempt += 1
-        disk.unlink(directory / f"{job_id}.begun")
+        self._once.remove(keys.begun_key(job_id))
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -181,45 +202,40 @@ class FileJobs:
         raise JobNotFound
 
     def _read_done(self, job_id: JobId) -> StoredJob | None:
-        data = disk.bytes_or_none(self._root / keys.done_job_key(job_id))
-        with contextlib.suppress(ValueError):
-            if data is not None:
-                record, result = decode_job(data)
-                attempt = result.attempt if result else 1
-                lease = Lease(job_id=job_id, attempt=attempt, holder=record.holder)
-                return StoredJob(record=record, lease=lease, begun=True, result=result)
-        return None
+        found = self._job(keys.done_job_key(job_id), job_id)
+        if found is None:
+            return None
+        record, result = found
+        lease = Lease(job_id=job_id, attempt=result.attempt if result else 1, holder=record.holder)
+        return StoredJob(record=record, lease=lease, begun=True, result=result)
 
     def _attempt(self, job_id: JobId) -> int:
         """The newest lease's number; the first one is always there in spirit."""
         attempt = 1
-        while (self._root / keys.lease_key(job_id, attempt + 1)).exists():
+        while self._once.exists(keys.lease_key(job_id, attempt + 1)):
             attempt += 1
         return attempt
 
     def _read_open(self, job_id: JobId, attempt: int) -> StoredJob | None:
-        data = disk.bytes_or_none(self._root / keys.open_job_key(job_id))
-        if data is None:
+        found = self._job(keys.open_job_key(job_id), job_id)
+        if found is None:
             return None
-        try:
-            record, _ = decode_job(data)
-        except ValueError:
-            return None
-        begun = record.begun or (self._root / keys.begun_key(job_id)).exists()
+        record = found[0]
+        begun = record.begun or self._begun(job_id)
         return StoredJob(record=record, lease=self._lease(record, attempt), begun=begun)
 
     def _lease(self, record: JobRecord, attempt: int) -> Lease:
-        data = disk.bytes_or_none(self._root / keys.lease_key(record.job_id, attempt))
-        with contextlib.suppress(ValueError):
-            if data is not None:
-                return decode_lease(record.job_id, attempt, data)
-        return Lease(job_id=record.job_id, attempt=attempt, holder=record.holder)
+        def decode(data: bytes) -> Lease:
+            return decode_lease(record.job_id, attempt, data)
+
+        lease = self._decoded(keys.lease_key(record.job_id, attempt), MAX_LEASE_BYTES, decode)
+        return lease or Lease(job_id=record.job_id, attempt=attempt, holder=record.holder)
 
     async def unfinished(self) -> list[StoredJob]:
         return await self._directory.run("list", lambda: list(self._unfinished()))
 
     def _unfinished(self) -> Iterator[StoredJob]:
-        names = disk.names(self._root / keys.OPEN_JOBS)
+        names = self._tree.names(keys.OPEN_JOBS)
         attempts = _attempts(names)
         for name in names:
             text = name.removesuffix(".json")
@@ -231,12 +247,12 @@ class FileJobs:
 
     async def ended(self) -> AsyncIterator[StoredJob]:
         """Every job with a result, oldest first, read shard by shard."""
-        for shard in await self._directory.run("list", disk.names, self._root / keys.DONE_JOBS):
+        for shard in await self._directory.run("list", self._tree.names, keys.DONE_JOBS):
             for job in await self._directory.run("list", self._ended_in, shard):
                 yield job
 
     def _ended_in(self, shard: str) -> list[StoredJob]:
-        names = [name.removesuffix(".json") for name in disk.names(self._root / keys.DONE_JOBS / shard)]
+        names = [name.removesuffix(".json") for name in self._tree.names(f"{keys.DONE_JOBS}/{shard}")]
         found = [self._read_done(JobId(name)) for name in names if is_image_id(name)]
         return [job for job in found if job is not None]
 
@@ -250,43 +266,42 @@ class FileJobs:
         self._tidy_open(now)
         deleted = 0
         for name in self._old_shards(now):
-            shard = self._root / keys.DONE_JOBS / name
-            outcomes = [self._delete_if_expired(shard / entry, now) for entry in disk.names(shard)]
+            shard = f"{keys.DONE_JOBS}/{name}"
+            outcomes = [self._delete_if_expired(f"{shard}/{entry}", now) for entry in self._tree.names(shard)]
             deleted += outcomes.count(True)
             if False in outcomes or deleted >= _DELETIONS_PER_PASS:
                 break
-            disk.remove_if_old_and_empty(shard, now.timestamp())
+            self._tree.remove_if_old_and_empty(shard, now.timestamp() - LEFTOVER_SECONDS)
         return deleted
 
     def _tidy_open(self, now: datetime) -> None:
         """Leases renewed in the moment their job ended."""
-        directory = self._root / keys.OPEN_JOBS
-        names = disk.names(directory)
+        names = self._tree.names(keys.OPEN_JOBS)
         jobs = {name.removesuffix(".json") for name in names if name.endswith(".json")}
         for name in names:
             text = name.split(".", 1)[0]
             if is_image_id(text) and text not in jobs:
-                disk.unlink_older(directory / name, now.timestamp() - disk.LEFTOVER_SECONDS)
+                self._once.remove_older(f"{keys.OPEN_JOBS}/{name}", now.timestamp() - LEFTOVER_SECONDS)
 
     def _old_shards(self, now: datetime) -> Iterator[str]:
         """No job is deleted in the shard it was made in."""
-        for name in disk.names(self._root / keys.DONE_JOBS):
+        for name in self._tree.names(keys.DONE_JOBS):
             if keys.is_shard(name) and time_from_sortable(name.ljust(TIME_DIGITS, "z")) < now:
                 yield name
 
-    def _delete_if_expired(self, path: Path, now: datetime) -> bool | None:
+    def _delete_if_expired(self, key: str, now: datetime) -> bool | None:
         """Whether it was deleted; None for what is no job of ours."""
-        try:
-            record, _ = decode_job(disk.bytes_or_none(path) or b"")
-        except ValueError:
+        found = self._decoded(key, MAX_JOB_BYTES, decode_job)
+        if found is None:
             return None
+        record = found[0]
         if record.expires > now:
             return False
         if record.key_digest is not None:
-            key = self._root / keys.idempotency_key(record.key_digest)
-            if self._key_holder(key) == record.job_id:
-                disk.unlink(key)
-        return disk.unlink(path) is not None
+            idempotency_key = keys.idempotency_key(record.key_digest)
+            if self._key_holder(idempotency_key) == record.job_id:
+                self._once.remove(idempotency_key)
+        return self._once.remove(key)
 
 
 def _attempts(names: Iterable[str]) -> dict[str, int]:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from sidecar.domain import JOB_SCHEMA_VERSION, ImageId, JobId, JobRecord, JobResult, Lease, MissingImage
 from sidecar.errors import ImageNotFound, JobNotFound
-from sidecar.storages.records import decode_request
+from sidecar.storages.records import OtherVersion, decode_request, moment, number, text
 
+MAX_JOB_BYTES = 256 * 1024
+"""More than any job takes; what is larger is none, and is not read."""
+MAX_LEASE_BYTES = 4096
+"""The same for leases and idempotency keys."""
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_MAX_ATTEMPTS = 10**6
+_MAX_COUNT = 2**63
 _STATUSES = ("completed", "failed", "cancelled")
 
 
@@ -45,9 +52,8 @@ def decode_job(data: bytes) -> tuple[JobRecord, JobResult | None]:
     """Raises ValueError for anything but a whole job of this schema version or an older one."""
     try:
         document = json.loads(data)
-        version = document["schema_version"]
-        if not 1 <= version <= JOB_SCHEMA_VERSION:
-            raise ValueError("a job of another schema version")
+        if not 1 <= document["schema_version"] <= JOB_SCHEMA_VERSION:
+            raise OtherVersion("a job of another schema version")
         record = _record(document)
         return record, _result(record.job_id, document["result"]) if "result" in document else None
     except (KeyError, TypeError, AttributeError, RecursionError, ImageNotFound, JobNotFound) as error:
@@ -58,17 +64,19 @@ def _record(document: dict[str, Any]) -> JobRecord:
     record = JobRecord(
         schema_version=document["schema_version"],
         job_id=JobId.parse(document["job_id"]),
-        owner=str(document["owner"]),
+        owner=text(document["owner"]),
         requests=tuple(decode_request(request) for request in document["requests"]),
         image_ids=tuple(ImageId.parse(text) for text in document["image_ids"]),
-        created=_moment(document["created_at"]),
-        expires=_moment(document["expires_at"]),
-        holder=str(document["holder"]),
+        created=moment(document["created_at"]),
+        expires=moment(document["expires_at"]),
+        holder=text(document["holder"]),
         begun=document["begun"] is True,
-        key_digest=document["key_digest"],
-        arguments_digest=str(document["arguments_digest"]),
-        result_mode=document.get("result_mode"),
+        key_digest=_text_or_none(document["key_digest"]),
+        arguments_digest=text(document["arguments_digest"]),
+        result_mode=_text_or_none(document.get("result_mode")),
     )
+    if record.key_digest is not None and _DIGEST.fullmatch(record.key_digest) is None:
+        raise ValueError("a job whose key is no digest")  # it names a file
     if not record.requests or len(record.requests) != len(record.image_ids):
         raise ValueError("a job whose images do not match its requests")
     return record
@@ -79,21 +87,25 @@ def _result(job_id: JobId, document: dict[str, Any]) -> JobResult:
         raise ValueError("a job that ended in a way nobody knows")
     return JobResult(
         job_id=job_id,
-        attempt=int(document["attempt"]),
+        attempt=number(document["attempt"], below=_MAX_ATTEMPTS),
         status=document["status"],
-        finished=_moment(document["finished_at"]),
+        finished=moment(document["finished_at"]),
         missing=tuple(
             MissingImage(
-                number=int(missing["number"]),
-                seed=int(missing["seed"]),
-                reason=str(missing["reason"]),
-                message=str(missing["message"]),
+                number=number(missing["number"]),
+                seed=number(missing["seed"], least=0, below=_MAX_COUNT),
+                reason=text(missing["reason"]),
+                message=text(missing["message"]),
             )
             for missing in document["missing"]
         ),
-        reason=document["reason"],
-        message=document["message"],
+        reason=_text_or_none(document["reason"]),
+        message=_text_or_none(document["message"]),
     )
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else text(value)
 
 
 def encode_lease(lease: Lease) -> bytes:
@@ -108,8 +120,8 @@ def decode_lease(job_id: JobId, attempt: int, data: bytes) -> Lease:
         return Lease(
             job_id=job_id,
             attempt=attempt,
-            holder=str(document["holder"]),
-            beat=int(document["beat"]),
+            holder=text(document["holder"]),
+            beat=number(document["beat"], least=0, below=_MAX_COUNT),
             released=document["released"] is True,
         )
     except (KeyError, TypeError, RecursionError) as error:
@@ -126,10 +138,3 @@ def decode_key(data: bytes) -> JobId:
         return JobId.parse(json.loads(data)["job_id"])
     except (KeyError, TypeError, RecursionError, JobNotFound) as error:
         raise ValueError("not an idempotency key") from error
-
-
-def _moment(value: Any) -> datetime:
-    moment = datetime.fromisoformat(value)
-    if moment.tzinfo is None:
-        raise ValueError("a time without its zone")
-    return moment

@@ -6,14 +6,12 @@ Generations that have not ended stay where they are: two sidecars would paint th
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from sidecar.domain import ImageRecord, StoredImage, StoredJob
 from sidecar.errors import ImageNotFound, JobNotFound, SidecarError, StorageFailure
-from sidecar.ports import Clock
+from sidecar.ports import Clock, Storage
 from sidecar.storages.file import FileStorage
 from sidecar.storages.s3 import S3Storage
 
@@ -86,13 +84,10 @@ class Migration:
 
     async def _copy(self, record: ImageRecord) -> None:
         stored = await self._source.get(record.image_id)
-        if stored.path is None or await asyncio.to_thread(_digest, stored.path) != record.sha256:
+        if stored.path is None or await _digest(self._source, stored) != record.sha256:
             raise StorageFailure("the file is not what its record says; it was not copied")
         await self._target.send(stored.path, record)
-        arrived = hashlib.sha256()
-        async for piece in self._target.stream(StoredImage(record=record), 0, record.size_bytes):
-            arrived.update(piece)
-        if arrived.hexdigest() != record.sha256:
+        if await _digest(self._target, StoredImage(record=record)) != record.sha256:
             await self._target.delete(record.image_id)
             raise StorageFailure("what arrived is not what was sent; it was taken back")
         thumbnail = await self._source.thumbnail(record.image_id)
@@ -138,9 +133,8 @@ class Migration:
             return False
 
 
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
+async def _digest(store: Storage, stored: StoredImage) -> str:
+    digest = hashlib.sha256()
+    async for piece in store.stream(stored, 0, stored.record.size_bytes):
+        digest.update(piece)
+    return digest.hexdigest()

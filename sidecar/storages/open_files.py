@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 from functools import partial
-from pathlib import Path
 
-from sidecar.errors import ImageNotFound
+from sidecar.errors import ImageDamaged, ImageNotFound
 from sidecar.storages.directory import Directory
+from sidecar.storages.disk import DamagedFile
 
 LONGEST_HEAD = 2 * 1024 * 1024
 _SECONDS = 1.0  # as long as the store believes that an image is still there; a deleted file frees its bytes after that
@@ -23,9 +23,8 @@ _BYTES = 16 * 1024 * 1024
 class _Descriptor:
     """Open until the last who holds it lets go."""
 
-    def __init__(self, path: Path) -> None:
-        """Blocks; raises OSError."""
-        self.number = os.open(path, os.O_RDONLY)
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.holders = 0
 
     def release(self) -> None:
@@ -75,52 +74,55 @@ class OpenFiles:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._kept: dict[Path, OpenFile] = {}
-        self._opening: dict[Path, asyncio.Task[OpenFile]] = {}
+        self._kept: dict[str, OpenFile] = {}
+        self._opening: dict[str, asyncio.Task[OpenFile]] = {}
         self._files = self._bytes = 0
 
-    async def open(self, path: Path, head: int) -> OpenFile:
+    async def open(self, key: str, head: int) -> OpenFile:
         """A file, as far as may be with its first `head` bytes. Raises ImageNotFound, StorageFailure."""
-        kept = self._kept.get(path)
+        kept = self._kept.get(key)
         if kept is not None:
             return kept.again()
-        opening = self._opening.get(path)
+        opening = self._opening.get(key)
         if opening is None:
-            opening = self._opening[path] = asyncio.create_task(self._open(path, min(head, LONGEST_HEAD)))
-            opening.add_done_callback(partial(self._opened, path))
+            opening = self._opening[key] = asyncio.create_task(self._open(key, min(head, LONGEST_HEAD)))
+            opening.add_done_callback(partial(self._opened, key))
         return (await asyncio.shield(opening)).again()
 
-    def _opened(self, path: Path, opening: asyncio.Task[OpenFile]) -> None:
-        del self._opening[path]
+    def _opened(self, key: str, opening: asyncio.Task[OpenFile]) -> None:
+        del self._opening[key]
         if not opening.cancelled():
             opening.exception()  # seen, also where nobody waits any more
 
-    async def _open(self, path: Path, head: int) -> OpenFile:
+    async def _open(self, key: str, head: int) -> OpenFile:
         """Once for all who wait: the bytes are counted before they are read."""
         if self._files == _FILES or self._bytes + head > _BYTES:
-            return OpenFile(*await self._directory.run("get", self._read, path, 0))
+            return OpenFile(*await self._directory.run("get", self._read, key, 0))
         self._take(1, head)
         try:
-            file = OpenFile(*await self._directory.run("get", self._read, path, head))
+            file = OpenFile(*await self._directory.run("get", self._read, key, head))
         except BaseException:
             self._take(-1, -head)
             raise
-        self._kept[path] = file.again()
-        asyncio.get_running_loop().call_later(_SECONDS, self._forget, path, head)
+        self._kept[key] = file.again()
+        asyncio.get_running_loop().call_later(_SECONDS, self._forget, key, head)
         return file
 
     def _take(self, files: int, size: int) -> None:
         self._files += files
         self._bytes += size
 
-    def _read(self, path: Path, head: int) -> tuple[_Descriptor, bytes]:
+    def _read(self, key: str, head: int) -> tuple[_Descriptor, bytes]:
         try:
-            descriptor = _Descriptor(path)
+            descriptor = _Descriptor(self._directory.tree.open(key))
         except FileNotFoundError:
             self._directory.require_volume()
             raise ImageNotFound from None
+        except (DamagedFile, NotADirectoryError) as error:
+            self._directory.damaged(key, error)
+            raise ImageDamaged(str(error)) from None
         return descriptor, os.pread(descriptor.number, head, 0) if head else b""
 
-    def _forget(self, path: Path, head: int) -> None:
+    def _forget(self, key: str, head: int) -> None:
         self._take(-1, -head)
-        self._kept.pop(path).release()
+        self._kept.pop(key).release()

@@ -129,7 +129,7 @@ class S3Storage:
         Also where whoever waits for it has no more time: then this pod, or the container after it, sends it on.
         """
         try:
-            await to_its_end(self._spool.finish(image.path))
+            await to_its_end(self._spool.finish(image.path, record))
             await self.send(image.path, record)
         except Exception as error:
             tell(self._observer, "sending an image", error)

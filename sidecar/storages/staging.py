@@ -17,10 +17,14 @@ from pathlib import Path
 from sidecar.domain import ImageId
 from sidecar.errors import StorageFailure
 from sidecar.storages.directory import Directory, failure_of
+from sidecar.storages.disk import Tree
 
 _WRITE_BYTES = 2 * 1024 * 1024
+PART = ".part"
 ASIDE = ".aside"
 """The end of the names of staged files that anybody may delete at any time."""
+RECORD = ".record"
+"""The end of the names of records whose images are being committed (see `unfinished`)."""
 _VECTORS = 512  # pieces written at once; the kernel takes 1024
 
 
@@ -36,36 +40,42 @@ class Staging:
         self, image_id: ImageId, expected: int, reserve: Callable[[int], AbstractContextManager[None]]
     ) -> AsyncIterator[LocalFile]:
         """A file for `expected` bytes; what exceeds them is reserved. Leaving removes what nobody has let go."""
-        path = self._directory.root / "staging" / f"{self._directory.instance}-{image_id}.part"
-        opening = asyncio.ensure_future(self._directory.run("stage", self._open, path, expected))
+        key = f"staging/{self._directory.instance}-{image_id}{PART}"
+        path = self._directory.root / key
+        opening = asyncio.ensure_future(self._directory.run("stage", self._open, key, expected))
         with ExitStack() as rooms:
             try:
                 self._files[path] = LocalFile(
-                    path,
+                    self._directory.tree,
+                    key,
                     await asyncio.shield(opening),
-                    self._directory.threads,
-                    expected,
-                    lambda more: rooms.enter_context(reserve(more)),
+                    threads=self._directory.threads,
+                    room=expected,
+                    reserve=lambda more: rooms.enter_context(reserve(more)),
                 )
                 yield self._files[path]
             finally:
                 staged = self._files.pop(path, None)
                 if staged is None or not staged.moved:
-                    await asyncio.shield(self._discard(staged, path, opening))
+                    await asyncio.shield(self._discard(staged, key, opening))
 
-    def _open(self, path: Path, expected: int) -> FileIO:
+    def _open(self, key: str, expected: int) -> FileIO:
         self._directory.require_volume()
         room = os.statvfs(self._directory.root)
         if room.f_bavail * room.f_frsize < expected or (room.f_files and not room.f_favail):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return path.open("xb", buffering=0)
+        return FileIO(self._directory.tree.create(key), "wb")
 
-    async def _discard(self, staged: LocalFile | None, path: Path, opening: asyncio.Future[FileIO]) -> None:
-        """Also where the caller left while the file was being opened. What was moved is no longer at `path`."""
+    async def _discard(self, staged: LocalFile | None, key: str, opening: asyncio.Future[FileIO]) -> None:
+        """Also where the caller left while the file was being opened. What was moved is no longer there."""
         with contextlib.suppress(StorageFailure):
             file = await opening
-            work = staged.discard if staged is not None else partial(_close_and_unlink, file, path)
+            work = staged.discard if staged is not None else partial(self._close_and_unlink, file, key)
             await self._directory.run("discard", work)
+
+    def _close_and_unlink(self, file: FileIO, key: str) -> None:
+        file.close()
+        self._directory.tree.unlink(key)
 
     def file(self, path: Path) -> LocalFile:
         """The staged file at a path, to be kept by who works on it: its caller may leave in the middle of that."""
@@ -79,11 +89,19 @@ class LocalFile:
     """
 
     def __init__(
-        self, path: Path, file: FileIO, threads: ThreadPoolExecutor, room: int, reserve: Callable[[int], None]
+        self,
+        tree: Tree,
+        key: str,
+        file: FileIO,
+        *,
+        threads: ThreadPoolExecutor,
+        room: int,
+        reserve: Callable[[int], None],
     ) -> None:
-        self.path = path
+        self.key = key
         self.moved = False
         """Whether it is where it stays."""
+        self._tree = tree
         self._file = file
         self._lock = threading.Lock()
         self._finished = self._discarded = False
@@ -93,6 +111,15 @@ class LocalFile:
         self._size = 0
         self._pending: list[bytes] = []
         self._pending_bytes = 0
+
+    @property
+    def path(self) -> Path:
+        return self._tree.root / self.key
+
+    @property
+    def record_key(self) -> str:
+        """Where the record is kept while the image is being committed."""
+        return self.key.rpartition(".")[0] + RECORD
 
     async def write(self, data: bytes) -> None:
         self._size += len(data)
@@ -109,11 +136,18 @@ class LocalFile:
         self._pending_bytes = self._size = 0
         await self._on_a_thread(self._empty)
 
-    def finish(self) -> None:
-        """Write what is left, make the file durable and close it; once more is no harm. Blocks; raises OSError."""
+    def finish(self, record: bytes) -> None:
+        """Write what is left, make the file durable and close it; once more is no harm. Blocks; raises OSError.
+
+        The record is put beside it before anything is waited for: should the process be killed from now on, the next
+        one finds a whole image and all that is to be known of it.
+        """
         with self._undiscarded():
             if not self._finished:
                 self._write_pending()
+                self._tree.unlink(self.record_key)  # of a try before
+                with os.fdopen(self._tree.create(self.record_key), "wb") as file:
+                    file.write(record)
                 os.fsync(self._file.fileno())
                 self._file.close()
                 self._finished = True
@@ -122,13 +156,18 @@ class LocalFile:
         """Give the finished file a name that says that nobody needs it. Blocks; raises OSError."""
         with self._lock:
             if not self._discarded:
-                self.path = self.path.rename(self.path.with_suffix(ASIDE))
+                aside = self.key.rpartition(".")[0] + ASIDE
+                self._tree.rename(self.key, aside)
+                self._tree.unlink(self.record_key)
+                self.key = aside
 
     def discard(self) -> None:
         """Never in the middle of other work: a file cut short must not pass for a whole one. Blocks; raises OSError."""
         with self._lock:
             self._discarded = True
-            _close_and_unlink(self._file, self.path)
+            self._file.close()
+            self._tree.unlink(self.record_key)
+            self._tree.unlink(self.key)
 
     @contextmanager
     def _undiscarded(self) -> Iterator[None]:
@@ -162,8 +201,3 @@ class LocalFile:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._alone, work)
         except OSError as error:
             raise failure_of(error) from error
-
-
-def _close_and_unlink(file: FileIO, path: Path) -> None:
-    file.close()
-    path.unlink(missing_ok=True)
