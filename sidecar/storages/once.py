@@ -74,7 +74,7 @@ class OnceFiles:
         try:
             self._tree.rename(private, key)
         except OSError as error:
-            if self.exists(key):
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY) or self.exists(key):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
             raise
 
