@@ -218,6 +218,26 @@ async def test_the_log_for_people_cannot_be_forged_by_a_prompt(kserve: FakeKServ
     assert ("\x1b[2J" in text, "\x9b" in text) == (False, False)
 
 
+async def test_a_damaged_file_is_told_once_and_without_the_key_to_its_image(kserve: FakeKServe, tmp_path: Path) -> None:
+    async with served(settings(kserve, tmp_path)) as sidecar, aiohttp.ClientSession() as session:
+        call = raw_tool_call("auto", {"prompt": "a cat", "result": "link"}, {})
+        async with session.post(f"{sidecar.url}/mcp", **call) as response:
+            assert response.status == 200
+        (place,) = tmp_path.rglob("*.png")
+        place.write_bytes(b"another")
+        async with asyncio.timeout(10):
+            answers: list[int] = []
+            while answers.count(404) < 5:
+                async with session.get(f"{sidecar.url}/images/{place.stem}") as response:
+                    answers.append(response.status)
+                await asyncio.sleep(0.05)
+        lines = await stopped(sidecar)
+    (line,) = [line for line in lines if line["event"] == "a file of the store is damaged"]
+    assert place.stem not in json.dumps(lines)
+    assert line["key"].startswith(f"images/{place.parent.name}/{place.stem[:9]}…")
+    assert line["reason"] == "not a file of the size that its record says"
+
+
 async def test_a_good_day_leaves_no_errors_in_the_log(kserve: FakeKServe, tmp_path: Path) -> None:
     async with logging_to(tmp_path / "log", settings(kserve, tmp_path, LOG_LEVEL="error")) as sidecar:
         assert not (await sidecar.generate()).is_error

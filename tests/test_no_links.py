@@ -141,3 +141,12 @@ async def test_what_a_killed_process_left_of_a_file_is_no_obstacle(store: FileSt
     assert once.read(keys.open_job_key(job_id), 100) == b"whole"
     await store.delete_leftovers(NOW)
     assert not half.exists()
+
+
+async def test_what_is_left_of_a_half_removed_job_is_tidied_away(jobs: FileJobs, tmp_path: Path) -> None:
+    place = tmp_path / keys.open_job_key(JobId.new(NOW))
+    await jobs.offer(kept := job())
+    place.mkdir()
+    os.utime(place, (0, 0))
+    await jobs.delete_expired_jobs(NOW)
+    assert (place.exists(), [found.record for found in await jobs.unfinished()]) == (False, [kept])

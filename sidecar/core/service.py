@@ -267,7 +267,7 @@ class ImageService:
             return b"".join([data async for data in self.stream(stored, 0, size)])
         file = await self._storage.open(stored, 0)
         try:
-            return await asyncio.to_thread(os.pread, file.fileno(), size, 0)
+            return await asyncio.to_thread(_whole, file.fileno(), size)
         except OSError as error:
             raise StorageFailure("The image store cannot be used at the moment.", retry_after=30) from error
         finally:
@@ -317,6 +317,15 @@ class ImageService:
         Raises ImageNotFound, UndecodablePicture, NoPreview, DecoderUnavailable or StorageFailure.
         """
         return await self._thumbnails.get(image_id, max_bytes)
+
+
+def _whole(descriptor: int, size: int) -> bytes:
+    """The first `size` bytes of a file, or as many as it has. Blocks; raises OSError."""
+    pieces, read = [], 0
+    while read < size and (piece := os.pread(descriptor, size - read, read)):
+        pieces.append(piece)
+        read += len(piece)
+    return b"".join(pieces)
 
 
 def _local_bytes(path: Path, size: int) -> bytes | None:

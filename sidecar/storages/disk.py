@@ -70,10 +70,8 @@ class Tree:
             descriptor = self.open(key, inner)
         except FileNotFoundError:
             return None
-        try:
-            data = os.read(descriptor, limit + 1)
-        finally:
-            os.close(descriptor)
+        with os.fdopen(descriptor, "rb") as file:
+            data = file.read(limit + 1)
         if len(data) > limit:
             raise DamagedFile(f"larger than {limit:,} bytes")
         return data

@@ -275,13 +275,13 @@ class FileJobs:
         return deleted
 
     def _tidy_open(self, now: datetime) -> None:
-        """Leases renewed in the moment their job ended."""
+        """Leases renewed in the moment their job ended, and what is left of a file that was half removed."""
         names = self._tree.names(keys.OPEN_JOBS)
         jobs = {name.removesuffix(".json") for name in names if name.endswith(".json")}
         for name in names:
-            text = name.split(".", 1)[0]
-            if is_image_id(text) and text not in jobs:
-                self._once.remove_older(f"{keys.OPEN_JOBS}/{name}", now.timestamp() - LEFTOVER_SECONDS)
+            text, key = name.split(".", 1)[0], f"{keys.OPEN_JOBS}/{name}"
+            if is_image_id(text) and (text not in jobs or not self._once.exists(key)):
+                self._once.remove_older(key, now.timestamp() - LEFTOVER_SECONDS)
 
     def _old_shards(self, now: datetime) -> Iterator[str]:
         """No job is deleted in the shard it was made in."""

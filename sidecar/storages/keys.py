@@ -6,7 +6,7 @@
     jobs/open/{job}.json                   what to do; beside it {job}.lease-{attempt} and {job}.begun
     jobs/done/{shard}/{job}.json           the same with how it ended
     jobs/keys/{digest}.json                an idempotency key's job
-    staging/{instance}-{id}.part           local only: files under way
+    staging/{instance}-{id}.part           local only: files under way; beside it {id}.record while it is committed
     probe/{instance}                       bucket only: by this a pod proves that it can write
     deleting/{id}                          bucket only: of several who delete an image, who counts it
     inventory/{day}.json                   bucket only: the day's count; beside it {day}.claim
