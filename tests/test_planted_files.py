@@ -223,7 +223,7 @@ async def test_what_is_planted_in_the_place_of_a_shard_costs_no_image(
     await told(facts, key.rpartition("/")[0])
 
 
-@pytest.mark.parametrize("name", ["images", "records", "expiry", "staging"])
+@pytest.mark.parametrize("name", ["images", "records", "expiry", "staging", "jobs"])
 async def test_a_symlink_at_the_top_may_be_an_operators_and_is_refused_by_name(
     name: str, root: Path, clock: HeldClock, tmp_path: Path
 ) -> None:
@@ -232,7 +232,12 @@ async def test_a_symlink_at_the_top_may_be_an_operators_and_is_refused_by_name(
     (root / name).symlink_to(tmp_path / "large disk")
     async with FileStorage(root, max_bytes=None, clock=clock, observer=lambda event: None).opened() as store:
         with pytest.raises(StorageFailure, match=f"{name} is not a directory"):
-            await (store.check() if name == "staging" else put(store, clock.now()))
+            await {"staging": store.check, "jobs": lambda: store.jobs.offer(job())}.get(
+                name, lambda: put(store, clock.now())
+            )()
+        if name in ("records", "images"):
+            with pytest.raises(StorageFailure):
+                await store.take_inventory(clock.now())
     assert ((root / name).is_symlink(), list((tmp_path / "large disk").iterdir())) == (True, [])
 
 

@@ -161,7 +161,7 @@ async def test_a_directory_is_copied_to_the_bucket_and_the_copy_can_be_resumed(
         await source.put_thumbnail(stored[0].record.image_id, b"small")
         await put(source, clock.now() - 2 * DAY, life=HOUR)
         damaged = (await put(source, clock.now())).record
-    (tmp_path / "files" / keys.image_key(damaged.image_id, "image/png")).write_bytes(b"something else")
+    (tmp_path / "files" / keys.image_key(damaged.image_id, "image/png")).write_bytes(bytes(len(PNG)))
     command = ("-m", "sidecar", "migrate")
     first = await asyncio.to_thread(run, *command, **s3, STORAGE_PATH=str(tmp_path / "files"))
     images, _ = copied(first)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from sidecar.errors import StorageFailure, StorageFull
 from sidecar.events import FileDamaged
 from sidecar.ports import Observer
+from sidecar.storages import keys
 from sidecar.storages.disk import Tree
 from sidecar.storages.stated import stated
 
@@ -144,12 +145,12 @@ class Directory:
         return [directory for directory in directories if self._make_directory(directory)]
 
     def _make_directory(self, key: str) -> bool:
-        """Whether it was not there. What is in the place of a shard goes; at the top it may be an operator's."""
+        """Whether it was not there. What is in a shard's place goes; in a tree's it may be an operator's."""
         try:
             return self.tree.make_directory(key)
         except NotADirectoryError as error:
             self.damaged(key, "not a directory")
-            if "/" not in key:
+            if key in keys.TREES:
                 raise NotADirectoryError(errno.ENOTDIR, f"{key} is not a directory") from error
             self.tree.unlink(key)
             return self.tree.make_directory(key)

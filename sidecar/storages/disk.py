@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sidecar.storages import keys
+
 LEFTOVER_SECONDS = 3600
 """Another writer's unfinished files are not deleted before they are this old."""
 _SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
@@ -24,7 +26,6 @@ _SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
 class DamagedFile(ValueError):
@@ -139,16 +140,27 @@ class Tree:
     # --- directories --------------------------------------------------------------------------------------------------
 
     def names(self, key: str) -> list[str]:
-        """Sorted names, none for a directory that is not there."""
+        """Sorted names, none for a directory that is not there, or that is something else.
+
+        Raises NotADirectoryError in the second case for those that every store has: theirs is no empty store.
+        """
         try:
             with self._directory(key) as descriptor:
                 return sorted(os.listdir(descriptor))  # noqa: PTH208 - names, not paths, and a fraction of the time
-        except _ABSENT:
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            if key in keys.TREES:
+                raise
             return []
 
     def sizes(self, key: str) -> Iterator[tuple[str, int]]:
         """Names and sizes of a directory's regular files, none for a directory that is not there."""
-        with contextlib.suppress(*_ABSENT), self._directory(key) as descriptor, os.scandir(descriptor) as entries:
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            self._directory(key) as descriptor,
+            os.scandir(descriptor) as entries,
+        ):
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     if entry.is_file(follow_symlinks=False):

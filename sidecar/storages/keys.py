@@ -30,6 +30,8 @@ from sidecar.domain import (
 )
 from sidecar.errors import ImageNotFound
 
+TREES = frozenset({"images", "records", "expiry", "staging", "jobs", "jobs/open", "jobs/done", "jobs/keys"})
+"""The directories that every directory store has; those in them are named by owners and times."""
 SHARD_DIGITS = 5
 THUMBNAIL_SUFFIX = ".thumbnail.webp"
 
