@@ -10,6 +10,8 @@ from sidecar.domain import ImageRecord, Inventory, SweepReport
 GenerationOutcome = Literal["completed", "failed", "rejected", "cancelled"]
 FAULTLESS = ("ok", "image_not_found", "image_damaged", "job_not_found", "invalid_request", "cancelled")
 """Outcomes of operations in which the store did what it was asked, or was not waited for."""
+CleanupSkipReason = Literal["clock", "foreign_key", "record_still_there"]
+"""The wall clock is not to be believed; a key that is not ours; an orphan in a listing whose record is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +159,15 @@ class Swept:
     failure: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanupSkipped:
+    """Clean-up kept something that it might have deleted: a whole pass (`clock`), or `count` keys of the store."""
+
+    reason: CleanupSkipReason
+    count: int = 1
+    detail: str | None = None
+
+
 Event = (
     GenerationEnded
     | PredictStarted
@@ -174,4 +185,5 @@ Event = (
     | StorageCounted
     | RuntimeSeen
     | Swept
+    | CleanupSkipped
 )

@@ -19,6 +19,7 @@ import structlog
 from sidecar.config import LogSettings
 from sidecar.errors import bounded, cleaned
 from sidecar.events import (
+    CleanupSkipped,
     Crashed,
     Event,
     FileDamaged,
@@ -158,6 +159,8 @@ class EventLog:
         self._runtime_ready: dict[str, bool] = {}
         self._storage_writable: bool | None = None
         self._damaged: OrderedDict[str, None] = OrderedDict()
+        self._skipped_before: set[str] = set()
+        self._skipped: set[str] = set()
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             GenerationEnded: self._on_generation_ended,
             PredictStarted: self._on_predict_started,
@@ -172,6 +175,7 @@ class EventLog:
             StorageSeen: self._on_storage_seen,
             RuntimeSeen: self._on_runtime_seen,
             Swept: self._on_swept,
+            CleanupSkipped: self._on_cleanup_skipped,
         }
 
     def __call__(self, event: Event) -> None:
@@ -256,7 +260,14 @@ class EventLog:
                 "runtime is ready" if event.ready else "runtime is not ready", model=event.model, detail=event.detail
             )
 
+    def _on_cleanup_skipped(self, event: CleanupSkipped) -> None:
+        """Once, and again only after a pass without it: what keeps on is told by the metric."""
+        if event.reason not in self._skipped | self._skipped_before:
+            self._log.warning("clean-up skipped", reason=event.reason, count=event.count, detail=event.detail)
+        self._skipped.add(event.reason)
+
     def _on_swept(self, event: Swept) -> None:
+        self._skipped_before, self._skipped = self._skipped, set()
         report = event.report
         if event.failure or report.errors:
             self._log.error("clean-up had errors", errors=report.errors, deleted=report.deleted, detail=event.failure)

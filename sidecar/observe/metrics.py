@@ -6,7 +6,7 @@ The table in docs/reference.md is generated from it. Labels never carry what a c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,6 +16,8 @@ from sidecar import __version__
 from sidecar.domain import Inventory
 from sidecar.errors import RuntimeFailure, RuntimeTimedOut, SidecarError, StorageFailure, StorageFull
 from sidecar.events import (
+    CleanupSkipped,
+    CleanupSkipReason,
     Event,
     GenerationEnded,
     ImageStored,
@@ -95,6 +97,12 @@ class Metrics:
         self._passes = self._counter("cleanup_passes", "Clean-up passes.", "outcome")
         self._deleted = self._counter("cleanup_deleted", "Expired images deleted by this process.")
         self._freed = self._counter("cleanup_freed_bytes", "Bytes freed by clean-up.")
+        self._skipped = self._counter(
+            "cleanup_skipped",
+            "What clean-up kept: passes while the clock was not to be believed (clock), keys that are not ours "
+            "(foreign_key), and orphans of a listing whose record is there (record_still_there).",
+            "reason",
+        )
         self._cleanup_seconds = self._histogram("cleanup_duration_seconds", "Clean-up passes.", _STORAGE_BUCKETS)
         self._last_success = self._gauge(
             "cleanup_last_success_timestamp_seconds", "When a clean-up pass last succeeded."
@@ -124,6 +132,7 @@ class Metrics:
             StorageSeen: self._on_storage_seen,
             RuntimeSeen: self._on_runtime_seen,
             Swept: self._on_swept,
+            CleanupSkipped: self._on_cleanup_skipped,
         }
 
     def __call__(self, event: Event) -> None:
@@ -180,6 +189,9 @@ class Metrics:
         if event.failure is None and not event.report.errors:
             self._last_success.of().set_to_current_time()
 
+    def _on_cleanup_skipped(self, event: CleanupSkipped) -> None:
+        self._skipped.of(event.reason).inc(event.count)
+
     def _start_at_zero(self, models: Iterable[str], backend: str) -> None:
         for model in models:
             for outcome in _GENERATION_OUTCOMES:
@@ -196,6 +208,8 @@ class Metrics:
         self._storage_writable.of(backend)
         for outcome in ("completed", "failed"):
             self._passes.of(outcome)
+        for reason in get_args(CleanupSkipReason):
+            self._skipped.of(reason)
 
     def _counter(self, name: str, text: str, *labels: str) -> Family[Counter]:
         return self.exposition.counter(f"imagegen_{name}", text, *labels)
