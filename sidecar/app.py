@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from sidecar.config import ModelSettings, Settings
+from sidecar.core.clock_guard import ClockGuard
 from sidecar.core.generation import Lane
 from sidecar.core.generation_queue import ModelQueue
 from sidecar.core.jobs import JobService
@@ -98,14 +99,26 @@ async def _parts(app: web.Application) -> AsyncIterator[None]:
             clock=clock,
             observer=observer,
         )
+        guard = ClockGuard(storage, clock)
         jobs = app[keys.JOBS] = JobService(
-            service, storage.jobs, settings.jobs, instance=secrets.token_hex(6), clock=clock, observer=observer
+            service,
+            storage.jobs,
+            settings.jobs,
+            instance=secrets.token_hex(6),
+            guard=guard,
+            clock=clock,
+            observer=observer,
         )
         storage_watch = StorageWatch(storage, clock, observer)
         runtime_watches = {name: RuntimeWatch(lane, clock, observer) for name, lane in lanes.items()}
         app[keys.HEALTH] = Health(storage_watch, runtime_watches)
         sweeper = Sweeper(
-            storage, storage.jobs, interval=settings.storage.cleanup_interval, clock=clock, observer=observer
+            storage,
+            storage.jobs,
+            interval=settings.storage.cleanup_interval,
+            guard=guard,
+            clock=clock,
+            observer=observer,
         )
         watches = (storage_watch.run(), sweeper.run(), jobs.run(), *(watch.run() for watch in runtime_watches.values()))
         await parts.enter_async_context(_background(*watches))

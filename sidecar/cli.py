@@ -117,7 +117,7 @@ def _sweep(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     settings = _ready_to_log(environment)
     report = asyncio.run(_sweep_once(settings))
     print(json.dumps(report))
-    return 1 if report["errors"] else 0
+    return 1 if report["errors"] or report["skipped"] else 0
 
 
 async def _sweep_once(settings: Settings) -> dict[str, object]:

@@ -302,7 +302,10 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepReport:
-    """What one clean-up pass did. `more`: its bound was reached before the end, and another pass at once would help."""
+    """What one clean-up pass did. `more`: its bound was reached before the end, and another pass at once would help.
+
+    `skipped`: nothing was deleted, because the clock was not to be believed.
+    """
 
     deleted: int = 0
     freed_bytes: int = 0
@@ -311,6 +314,7 @@ class SweepReport:
     errors: int = 0
     seconds: float = 0.0
     more: bool = field(default=False)
+    skipped: bool = False
 
 
 def expiry(created: datetime, ttl: float | None) -> datetime | None:

@@ -46,7 +46,14 @@ class Clock(Protocol):
         """Seconds that never go backwards."""
         ...
 
+    def since_boot(self) -> float:
+        """The same, and they go on while the machine sleeps, where it can tell."""
+        ...
+
     async def sleep(self, seconds: float) -> None: ...
+
+
+_COUNTS_SLEEP = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS's CLOCK_MONOTONIC goes on asleep
 
 
 class SystemClock:
@@ -57,6 +64,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def since_boot(self) -> float:
+        return time.clock_gettime(_COUNTS_SLEEP)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -234,12 +244,19 @@ class Storage(Protocol):
         """Delete expired images and their places in the index; for each what was done, or why it was not."""
         ...
 
-    async def delete_leftovers(self, now: datetime) -> int:
-        """Remove temporary files of crashed writers older than an hour; how many."""
+    async def clock_offset(self) -> float | None:
+        """Seconds by which the store's own clock is ahead of this machine's; None where the store tells no time."""
         ...
 
-    async def take_inventory(self, now: datetime) -> Inventory | None:
-        """Count what is there, and delete orphans older than an hour on the way; None where that is not due."""
+    async def delete_leftovers(self, now: datetime) -> int:
+        """Remove temporary files of crashed writers older than an hour; how many. Never those of this process."""
+        ...
+
+    async def take_inventory(self, now: datetime | None) -> Inventory | None:
+        """Count what is there, and delete orphans older than an hour on the way; None where that is not due.
+
+        Without a time, because no clock can be believed, nothing is deleted.
+        """
         ...
 
     async def check(self) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,12 @@ class Odd:
         self.answering = asyncio.Event()
         self.answering.set()
         self.url = ""
+        self.date: Callable[[], datetime | None] = lambda: datetime.now(UTC)
+
+    async def date_answers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Stores date their answers by their own clock; some proxies take the date away."""
+        date = self.date()
+        response.headers["Date"] = "" if date is None else format_datetime(date, usegmt=True)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body, key = await request.read(), request.path.removeprefix("/pictures/")
@@ -149,6 +157,7 @@ async def odd(aiohttp_server: Any, monkeypatch: pytest.MonkeyPatch) -> Odd:
     stand_in = Odd()
     app = web.Application(client_max_size=2**20)
     app.router.add_route("*", "/{path:.*}", stand_in.handle)
+    app.on_response_prepare.append(stand_in.date_answers)
     stand_in.url = f"http://127.0.0.1:{(await aiohttp_server(app)).port}"
     return stand_in
 

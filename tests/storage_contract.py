@@ -44,12 +44,19 @@ class HeldClock:
     def monotonic(self) -> float:
         return self.seconds
 
+    def since_boot(self) -> float:
+        return self.seconds
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
     def advance(self, by: timedelta) -> None:
         self.moment += by
         self.seconds += by.total_seconds()
+
+    def set(self, by: timedelta) -> None:
+        """Somebody sets the clock: no time goes by."""
+        self.moment += by
 
 
 def described(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sidecar.config import read_settings
+from sidecar.core.clock_guard import ClockGuard
 from sidecar.core.job_takeover import SILENT_INTERVALS, JobTakeover
 from sidecar.core.service import ImageService
 from sidecar.domain import JobRecord
@@ -45,6 +46,7 @@ class Heir:
             clock=clock,
             observer=self._observe,
         )
+        self.guard = ClockGuard(store, clock)
         self.takeover = JobTakeover(
             images,
             self.jobs,
@@ -52,6 +54,7 @@ class Heir:
             holds=lambda job_id: False,
             start=_nobody,
             lose=_nobody,
+            guard=self.guard,
             clock=clock,
             observer=self._observe,
         )
@@ -162,3 +165,16 @@ async def test_a_pod_that_was_stopped_itself_does_not_count_the_time_it_did_not_
     heir.clock.advance(timedelta(hours=1))
     assert not await heir.looks(SILENT_INTERVALS - 1)
     assert await heir.looks()
+
+
+async def test_a_queued_generation_is_not_given_up_by_a_clock_that_was_set_ahead(heir: Heir) -> None:
+    queued = job(heir.clock.now())
+    await heir.jobs.offer(queued)
+    assert await heir.guard.doubt() is None
+    heir.clock.set(timedelta(days=20 * 365))
+    await heir.looks(SILENT_INTERVALS + 2)
+    assert (await heir.jobs.read(queued.job_id)).result is None
+    assert heir.taken_over == 1  # what the runtime had begun is interrupted by any clock
+    heir.clock.set(timedelta(days=-20 * 365))
+    heir.clock.advance(timedelta(days=8))
+    assert (await heir.looks(), heir.taken_over) == (True, 2)

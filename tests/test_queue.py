@@ -560,6 +560,9 @@ class HeldClock:
     def monotonic(self) -> float:
         return self.seconds
 
+    def since_boot(self) -> float:
+        return self.monotonic()
+
     async def sleep(self, seconds: float) -> None:
         self.seconds += seconds
 

@@ -322,6 +322,7 @@ class ManyExpired:
     resisting: int = 0
     backend: str = "memory"
     tried: int = 0
+    due_since: datetime = field(default_factory=lambda: datetime.now(UTC) - DAY)
     inventories: list[datetime] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -330,7 +331,7 @@ class ManyExpired:
 
     async def expired(self, now: datetime) -> AsyncIterator[ExpiredImage]:
         image_id = ImageId.new(now)
-        for key in self.index:
+        for key in self.index if now > self.due_since else ():
             yield ExpiredImage(image_id, key)
 
     async def delete_expired(self, expired: Sequence[ExpiredImage]) -> list[Deletion | BaseException]:
@@ -345,7 +346,11 @@ class ManyExpired:
     async def delete_leftovers(self, now: datetime) -> int:
         return 0
 
-    async def take_inventory(self, now: datetime) -> Inventory:
+    async def clock_offset(self) -> float | None:
+        return None
+
+    async def take_inventory(self, now: datetime | None) -> Inventory:
+        assert now is not None
         self.inventories.append(now)
         return Inventory()
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from sidecar.core.clock_guard import ClockGuard
 from sidecar.core.job import Job
 from sidecar.core.service import ImageService
 from sidecar.domain import ImageId, JobId, JobRecord, JobResult, Lease, MissingImage, StoredImage, StoredJob
@@ -46,10 +47,12 @@ class JobTakeover:
         holds: Callable[[JobId], bool],
         start: Callable[[JobRecord, Lease], Job],
         lose: Callable[[Job], None],
+        guard: ClockGuard,
         clock: Clock,
         observer: Observer,
     ) -> None:
         self._images = images
+        self._guard = guard
         self._store = store
         self._instance = instance
         self._holds = holds
@@ -102,7 +105,8 @@ class JobTakeover:
         elif stored.begun:
             await self._give_up(stored, _ENDED_BEFORE)
         elif record.expires <= self._clock.now():
-            await self._give_up(stored, _TOO_LATE)
+            if await self._guard.doubt() is None:
+                await self._give_up(stored, _TOO_LATE)
         elif await self._is_unwanted(record):
             await self._store.withdraw(record.job_id)
         elif record.requests[0].model not in self._images.lanes:

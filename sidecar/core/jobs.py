@@ -18,6 +18,7 @@ from datetime import timedelta
 from functools import partial
 
 from sidecar.config import JobSettings
+from sidecar.core.clock_guard import ClockGuard
 from sidecar.core.job import Job, JobView, cancellation, look_at_failure, unknown_without_the_store
 from sidecar.core.job_keys import JobKeys
 from sidecar.core.job_takeover import JobTakeover
@@ -50,7 +51,7 @@ _NOT_CANCELLED = "The image store cannot be asked at the moment, so the generati
 
 
 class JobService:
-    """Submit, look at, wait for and cancel jobs. `instance` names this process."""
+    """Submit, look at, wait for and cancel jobs. `instance` names this process, `guard` is the sweeper's."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class JobService:
         settings: JobSettings,
         *,
         instance: str,
+        guard: ClockGuard,
         clock: Clock,
         observer: Observer,
     ) -> None:
@@ -81,6 +83,7 @@ class JobService:
             holds=lambda job_id: job_id in self._jobs or job_id in self.upkeep.unacknowledged,
             start=partial(self._start, adopted=True),
             lose=self._lose,
+            guard=guard,
             clock=clock,
             observer=observer,
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
+from sidecar.core.clock_guard import ClockGuard
 from sidecar.domain import SweepReport
 from sidecar.errors import SidecarError
-from sidecar.events import StorageCounted, Swept
+from sidecar.events import CleanupSkipped, StorageCounted, Swept
 from sidecar.ports import Clock, ExpiredImage, JobStore, Observer, Storage
 from sidecar.spans import span
 
@@ -17,14 +19,24 @@ _BATCH = 100
 
 
 class Sweeper:
-    """One pass, by hand or every `interval` seconds."""
+    """One pass, by hand or every `interval` seconds. `guard` may be shared, so that it knows the clock's course."""
 
-    def __init__(self, storage: Storage, jobs: JobStore, *, interval: float, clock: Clock, observer: Observer) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        jobs: JobStore,
+        *,
+        interval: float,
+        guard: ClockGuard | None = None,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
         self._storage = storage
         self._jobs = jobs
         self._interval = interval
         self._clock = clock
         self._observer = observer
+        self._guard = guard or ClockGuard(storage, clock)
         self._behind = ""
         """The key of the last image that was tried in a pass that came to its bound."""
 
@@ -36,20 +48,28 @@ class Sweeper:
             await self._clock.sleep(0.1 if report.more else self._interval)
 
     async def sweep(self) -> SweepReport:
-        """Delete what has expired and what crashed writers left, and count what remains."""
+        """Delete what has expired and what crashed writers left, and count what remains.
+
+        Where the clock is not to be believed, only count.
+        """
         started = self._clock.monotonic()
         counts: Counter[str] = Counter()
-        more, failure = False, None
+        more, skipped, failure = False, False, None
         try:
-            more = await self._delete_expired(counts)
-            await self._tidy(counts)
+            if doubt := await self._guard.doubt():
+                skipped = True
+                self._observer(CleanupSkipped(reason="clock", detail=doubt))
+                await self._take_inventory(None, counts)
+            else:
+                more = await self._delete_expired(counts)
+                await self._tidy(counts)
         except SidecarError as error:
             failure = error.detail
             counts["errors"] += 1
         except Exception as error:
             failure = repr(error)
             counts["errors"] += 1
-        report = replace(SweepReport(more=more, **counts), seconds=self._clock.monotonic() - started)
+        report = replace(SweepReport(more=more, skipped=skipped, **counts), seconds=self._clock.monotonic() - started)
         self._observer(Swept(report=report, failure=failure))
         return report
 
@@ -91,6 +111,9 @@ class Sweeper:
         now = self._clock.now()
         counts["leftovers_deleted"] += await self._storage.delete_leftovers(now)
         counts["jobs_deleted"] += await self._jobs.delete_expired_jobs(now)
+        await self._take_inventory(now, counts)
+
+    async def _take_inventory(self, now: datetime | None, counts: Counter[str]) -> None:
         inventory = await self._storage.take_inventory(now)
         if inventory is None:
             return

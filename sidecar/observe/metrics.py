@@ -182,11 +182,13 @@ class Metrics:
         self._runtime_ready.of(event.model).set(event.ready)
 
     def _on_swept(self, event: Swept) -> None:
-        self._passes.of("failed" if event.failure or event.report.errors else "completed").inc()
+        failed = bool(event.failure or event.report.errors)
+        skipped = event.report.skipped
+        self._passes.of("failed" if failed else "skipped" if skipped else "completed").inc()
         self._deleted.of().inc(event.report.deleted)
         self._freed.of().inc(event.report.freed_bytes)
         self._cleanup_seconds.of().observe(event.report.seconds, exemplar())
-        if event.failure is None and not event.report.errors:
+        if not (failed or skipped):
             self._last_success.of().set_to_current_time()
 
     def _on_cleanup_skipped(self, event: CleanupSkipped) -> None:
@@ -206,7 +208,7 @@ class Metrics:
         for metric in (self._stored_images, self._stored_bytes, self._storage_images, self._storage_bytes):
             metric.of(backend)
         self._storage_writable.of(backend)
-        for outcome in ("completed", "failed"):
+        for outcome in ("completed", "failed", "skipped"):
             self._passes.of(outcome)
         for reason in get_args(CleanupSkipReason):
             self._skipped.of(reason)

@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import stat
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -85,7 +86,7 @@ class FileStorage:
             with contextlib.suppress(StorageFailure):
                 await self.check()
                 if self._max_bytes is not None:
-                    await self.take_inventory(self._clock.now())
+                    await self.take_inventory(None)
             yield self
         finally:
             self._directory.close()
@@ -163,12 +164,17 @@ class FileStorage:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, image_id: ImageId) -> StoredImage:
+        stored = await self.get_even_expired(image_id)
+        if stored.record.expired(self._clock.now()):
+            raise ImageNotFound
+        return stored
+
+    async def get_even_expired(self, image_id: ImageId) -> StoredImage:
+        """Raises ImageNotFound for what is not there at all."""
         stored = self._recent.recall(image_id)
         if stored is None:
             stored = await self._directory.run("get", self._read, image_id)
             self._recent.remember(stored)
-        if stored.record.expired(self._clock.now()):
-            raise ImageNotFound
         return stored
 
     def _read(self, image_id: ImageId) -> StoredImage:
@@ -322,11 +328,30 @@ class FileStorage:
                 self._used += record.size_bytes
                 self._observer(ImageRecovered(backend=self.backend, record=record))
 
-    async def take_inventory(self, now: datetime) -> Inventory:
+    async def clock_offset(self) -> float | None:
+        return await self._directory.run("check", self._clock_offset)
+
+    def _clock_offset(self) -> float | None:
+        """By a fresh file, whose time the volume sets, for NFS its server. A full volume is swept without."""
+        self._directory.require_volume()
+        key = self._directory.private_key()
+        started = time.time()
+        try:
+            descriptor = self._tree.create(key)
+        except OSError:
+            return None
+        try:
+            return os.fstat(descriptor).st_mtime - (started + time.time()) / 2
+        finally:
+            os.close(descriptor)
+            self._tree.unlink(key)
+
+    async def take_inventory(self, now: datetime | None) -> Inventory:
+        moment = -math.inf if now is None else now.timestamp()  # nothing is older than that
         total = ShardCount()
         used_before = self._used
         for shard in await self._directory.run("list", self._inventory.shards):
-            total += await self._directory.run("inventory", self._inventory.count, shard, now.timestamp())
+            total += await self._directory.run("inventory", self._inventory.count, shard, moment)
         free_bytes = await self.free_bytes()
         self._used = total.size + max(0, self._used - used_before)  # what came meanwhile may not have been counted
         return Inventory(
@@ -353,5 +378,5 @@ class FileStorage:
             with contextlib.suppress(StorageFailure):  # a clean-up pass tries again
                 await self._finish_commits(None)
         if self._max_bytes is None and self._free_share is not None:
-            inventory = await self.take_inventory(self._clock.now())
+            inventory = await self.take_inventory(None)
             self._max_bytes = inventory.size_bytes + int(self._free_share * (inventory.free_bytes or 0))

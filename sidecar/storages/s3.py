@@ -354,8 +354,11 @@ class S3Storage:
         await self._bucket.delete("delete", left)
         return await self._spool.delete_leftovers(now)
 
-    async def take_inventory(self, now: datetime) -> Inventory | None:
-        return await self._inventory.take(now)
+    async def clock_offset(self) -> float | None:
+        return await self._bucket.clock_offset()
+
+    async def take_inventory(self, now: datetime | None) -> Inventory | None:
+        return None if now is None else await self._inventory.take(now)
 
     async def check(self) -> None:
         """The bucket, and the spool, without which no image can be taken.

@@ -11,10 +11,12 @@ import base64
 import contextlib
 import hashlib
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -257,6 +259,22 @@ class Bucket:
         if "KeyCount" not in answer and "Name" not in answer:
             raise NotS3
         return answer
+
+    async def clock_offset(self) -> float | None:
+        """Seconds by which the store's clock, as its answers date themselves, is ahead of this machine's.
+
+        None where they carry no date, or one that cannot be read.
+        """
+        return await self.run("check", self._clock_offset)
+
+    async def _clock_offset(self) -> float | None:
+        started = time.time()
+        answer = await self._list({"Bucket": self.name, "Prefix": f"{self.prefix}probe/", "MaxKeys": 1})
+        middle = (started + time.time()) / 2
+        with contextlib.suppress(KeyError, ValueError):
+            date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+            return date.timestamp() - middle
+        return None
 
     async def signer(self) -> Signer:
         """The credentials of now, for URLs that others follow. Nobody is led to a store that is away."""

@@ -111,8 +111,8 @@ class WaitingImages:
 
     async def _send_one(self, image_id: ImageId) -> None:
         """It waits until nothing is left of it here: what cannot be deleted is sent once more, which is no harm."""
-        with contextlib.suppress(ImageNotFound):  # its time was over before the store was back
-            stored = await self._files.get(image_id)
+        with contextlib.suppress(ImageNotFound):
+            stored = await self._files.get_even_expired(image_id)  # the clock may be ahead: the bucket's sweep decides
             if stored.path is not None:
                 await self._send(stored.path, stored.record)
         await self.delete(image_id)
