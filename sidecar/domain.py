@@ -20,7 +20,7 @@ MOST_IMAGES = 4
 IMAGE_EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 """The media types that an image may have, and how the names of their files end."""
 RECORD_SCHEMA_VERSION = 1
-JOB_SCHEMA_VERSION = 1
+JOB_SCHEMA_VERSION = 2
 
 # Crockford's base 32 in lower case: the order of the characters is the order of the numbers, so ids sort by time.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -279,6 +279,19 @@ class StoredJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobCount:
+    """The records of generations in a store: of those under way, ended with an image, and ended without one.
+
+    `size_bytes` is what all that is kept of them takes, with their keys and leases.
+    """
+
+    open: int = 0
+    completed: int = 0
+    failed: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deletion:
     """What one delete did. Of several who delete an image at once one is `first`; each counts the bytes it freed."""
 
@@ -288,7 +301,8 @@ class Deletion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """What a store holds, counted: images, their bytes (thumbnails included), and free bytes where known.
+    """What a store holds, counted: images, bytes (with thumbnails; in a directory also with the records of
+    generations), and free bytes where known.
 
     `errors` are files that could not be counted or tidied away.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sidecar.domain import ImageRecord, Inventory, SweepReport
+from sidecar.domain import ImageRecord, Inventory, JobCount, SweepReport
 
 GenerationOutcome = Literal["completed", "failed", "rejected", "cancelled"]
 FAULTLESS = ("ok", "image_not_found", "image_damaged", "job_not_found", "invalid_request", "cancelled")
@@ -143,6 +143,13 @@ class StorageCounted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobsCounted:
+    """The records of generations, after each change that this process makes and after each inventory."""
+
+    count: JobCount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeSeen:
     """A readiness probe's finding."""
 
@@ -183,6 +190,7 @@ Event = (
     | Spooled
     | StorageSeen
     | StorageCounted
+    | JobsCounted
     | RuntimeSeen
     | Swept
     | CleanupSkipped

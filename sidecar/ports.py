@@ -21,6 +21,7 @@ from sidecar.domain import (
     ImageId,
     ImageRecord,
     Inventory,
+    JobCount,
     JobId,
     JobRecord,
     JobResult,
@@ -313,6 +314,18 @@ class JobStore(Protocol):
 
     async def delete_expired_jobs(self, now: datetime) -> int:
         """Delete what is past its time with its key; how many."""
+        ...
+
+    async def delete_failed_jobs(self, *, keep: int, ended_before: datetime) -> int:
+        """Of the jobs that ended without an image delete the oldest over `keep` before their time; how many.
+
+        Only those that ended before that moment, hold no idempotency key, and were not interrupted; the others do not
+        count.
+        """
+        ...
+
+    async def take_inventory(self) -> JobCount | None:
+        """Count what is there; None where that is not due."""
         ...
 
 

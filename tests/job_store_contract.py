@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sidecar.domain import ANONYMOUS, GenerationRequest, ImageId, JobId, JobRecord, JobResult, Lease
+from sidecar.domain import ANONYMOUS, GenerationRequest, ImageId, JobCount, JobId, JobRecord, JobResult, Lease
 from sidecar.errors import JobNotFound
 from sidecar.ports import JobStore
+from sidecar.storages.job_records import encode_job, encode_key
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
 
-def job(created: datetime = NOW, *, life: timedelta = timedelta(days=7), key: str | None = None) -> JobRecord:
-    """A queued job of one image."""
+def job(
+    created: datetime = NOW, *, life: timedelta = timedelta(days=7), key: str | None = None, images: int = 1
+) -> JobRecord:
+    """A queued job."""
+    seeds = range(7, 7 + images)
     return JobRecord(
         job_id=JobId.new(created),
         owner=ANONYMOUS,
-        requests=(GenerationRequest(model="painter", prompt="ein Kätzchen 🐈", seed=7, width=64),),
-        image_ids=(ImageId.new(created),),
+        requests=tuple(
+            GenerationRequest(model="painter", prompt="ein Kätzchen 🐈", seed=seed, width=64) for seed in seeds
+        ),
+        image_ids=tuple(ImageId.new(created) for _ in seeds),
         created=created,
         expires=created + life,
         holder="one",
@@ -161,3 +168,60 @@ class JobStoreContract:
         assert (await jobs.read(kept.job_id)).result == result(kept)
         with pytest.raises(JobNotFound):
             await jobs.read(expired.job_id)
+
+    # --- room -------------------------------------------------------------------------------------------------------
+
+    async def test_what_is_kept_of_generations_is_counted(self, jobs: JobStore) -> None:
+        queued, failed, completed = job(key="a" * 64), job(), job()
+        for record in (queued, failed, completed):
+            await jobs.offer(record)
+        await jobs.win_key(queued)
+        await jobs.acknowledge(failed, result(failed))
+        await jobs.acknowledge(completed, replace(result(completed), status="completed"))
+        counted = await jobs.take_inventory()
+        assert counted is not None
+        assert (counted.open, counted.completed, counted.failed) == (1, 1, 1)
+        records = [encode_job(queued), encode_key(queued.job_id), encode_job(failed, result(failed))]
+        assert sum(map(len, records)) < counted.size_bytes < 2 * sum(map(len, records))
+
+    async def test_of_too_many_failed_jobs_the_oldest_go_before_their_time(self, jobs: JobStore) -> None:
+        failed = [job(NOW - timedelta(hours=3) + timedelta(minutes=number)) for number in range(5)]
+        for record in reversed(failed):
+            await jobs.offer(record)
+            await jobs.acknowledge(record, result(record))
+        assert await jobs.delete_failed_jobs(keep=3, ended_before=NOW) == 2
+        assert await self.left_of(jobs, failed) == failed[2:]
+        assert await jobs.delete_failed_jobs(keep=3, ended_before=NOW) == 0
+        assert await jobs.delete_failed_jobs(keep=0, ended_before=NOW) == 3
+        assert await self.left_of(jobs, failed) == []
+        counted = await jobs.take_inventory()
+        assert counted is None or counted == JobCount()
+
+    async def test_only_those_go_early_that_nobody_comes_back_for(self, jobs: JobStore) -> None:
+        """Not one younger than the bound, with a key, interrupted, completed, or under way."""
+        long_ago = NOW - timedelta(days=1)
+        keyed, interrupted, completed, young, under_way, cancelled = (
+            job(long_ago, key=key) for key in ("a" * 64, None, None, None, None, None)
+        )
+        ends = {
+            keyed: result(keyed),
+            interrupted: replace(result(interrupted), reason="interrupted"),
+            completed: replace(result(completed), status="completed", reason=None),
+            young: replace(result(young), finished=NOW + timedelta(seconds=1)),
+            cancelled: replace(result(cancelled), status="cancelled", reason=None),
+        }
+        for record, end in ends.items():
+            await jobs.offer(record)
+            await jobs.acknowledge(record, end)
+        await jobs.offer(under_way)
+        assert await jobs.delete_failed_jobs(keep=0, ended_before=NOW) == 1
+        kept = [keyed, interrupted, completed, young, under_way]
+        assert await self.left_of(jobs, [*kept, cancelled]) == kept
+
+    @staticmethod
+    async def left_of(jobs: JobStore, records: list[JobRecord]) -> list[JobRecord]:
+        left = []
+        for record in records:
+            with contextlib.suppress(JobNotFound):
+                left.append((await jobs.read(record.job_id)).record)
+        return left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -31,7 +32,7 @@ async def test_an_ended_job_leaves_one_file(jobs: FileJobs, tmp_path: Path) -> N
     await jobs.offer(record)
     await jobs.begin(lease(record))
     await jobs.renew(lease(record))
-    await jobs.acknowledge(record, result(record))
+    await jobs.acknowledge(record, replace(result(record), status="completed"))
     (left,) = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert left.name == f"{record.job_id}.json"
 
@@ -42,7 +43,7 @@ async def test_a_lease_left_behind_is_tidied_away_and_a_newer_versions_job_is_no
     record = job()
     await jobs.offer(record)
     newer = tmp_path / f"jobs/open/{job().job_id}.json"
-    newer.write_bytes(b'{"schema_version": 2}')
+    newer.write_bytes(b'{"schema_version": 99}')
     stray = tmp_path / f"jobs/open/{job().job_id}.lease-1"
     stray.write_bytes(b"{}")
     for path in (newer, stray):

@@ -69,12 +69,73 @@ async def test_a_deleted_image_of_what_came_at_once_is_told(start_sidecar: Start
     assert "may have expired" in (await call(sidecar, "get_generation", job_id=done["job_id"]))["message"]
 
 
-async def test_what_failed_at_once_is_found_by_its_job_id(start_sidecar: StartSidecar, kserve: FakeKServe) -> None:
+async def test_what_failed_at_once_is_told_at_once_and_leaves_no_record(
+    start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    """Its caller has heard everything: such records filled the volume (issue 13)."""
     sidecar = await start_sidecar()
     kserve.script.append(say(500, "out of memory"))
-    failed = await start(sidecar)
-    found = await call(await start_sidecar(), "get_generation", job_id=failed["job_id"])
-    assert (found["status"], found["message"]) == ("failed", failed["message"])
+    failed = await start(sidecar, num_images=1)
+    assert (failed["status"], failed["job_id"], "out of memory" in failed["message"]) == ("failed", None, True)
+    assert sidecar.stored_jobs() == []
+
+
+async def test_what_came_in_part_is_found_by_its_job_id_with_what_is_missing(
+    start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    sidecar = await start_sidecar()
+    kserve.script += [succeed(), say(500, "out of memory")]
+    done = await start(sidecar, num_images=2)
+    found = await call(await start_sidecar(), "get_generation", job_id=done["job_id"])
+    assert (found["status"], len(found["images"]), found["message"]) == ("completed", 1, done["message"])
+    assert "out of memory" in found["message"]
+
+
+async def test_records_of_failed_calls_fill_a_share_of_the_room_and_images_are_made_all_the_same(
+    start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    """Calls with a key keep their record for a week; refused for their sake are only calls that need a record."""
+    bound, calls = 800_000, 14
+    sidecar = await start_sidecar(STORAGE_MAX_BYTES=str(bound), CLEANUP_INTERVAL="100ms")
+    await sidecar.until_ready()
+    kserve.script += [say(400, "no")] * 200
+    prompt = "😀" * 2000
+    asked = {"negative_prompt": prompt, "num_images": 4, "width": 64, "height": 64}
+    outcomes = [await start(sidecar, prompt, **asked, idempotency_key=f"{number}") for number in range(calls)]
+    refused = [found for found in outcomes if "no room for the record" in found["message"]]
+    assert 0 < len(refused) < calls
+    assert {found["job_id"] for found in refused} == {None}
+    kserve.script.clear()
+    size = sum((sidecar.store / "jobs" / name).stat().st_size for name in sidecar.stored_jobs())
+    assert size <= bound / 4 + 2000  # how the last one ended
+    await metric_becomes(sidecar, "imagegen_jobs_bytes", size)
+    await metric_becomes(sidecar, 'imagegen_jobs{state="failed"}', calls - len(refused))
+    assert (await start(sidecar, width=64, height=64))["status"] == "completed"
+    assert await sidecar.metric('imagegen_storage_bytes{backend="file"}') >= size
+    refused_again = await start(sidecar, prompt, **asked, idempotency_key="new")
+    assert (refused_again["status"], "without an idempotency_key" in refused_again["message"]) == ("failed", True)
+    assert (await start(sidecar, prompt, **asked, idempotency_key="0"))["message"] == outcomes[0]["message"]
+
+
+async def test_what_the_runtime_has_begun_is_recorded_in_a_store_that_has_become_full(
+    start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    sidecar = await start_sidecar(STORAGE_MAX_BYTES="200000", CLEANUP_INTERVAL="100ms", **BRIEF)
+    release = asyncio.Event()
+    kserve.script.append(succeed_when(release))
+    begun = asyncio.create_task(start(sidecar, "first", width=64, height=64))
+    await kserve.seen(1)
+    filler = sidecar.store / "jobs" / "done" / "00000" / f"{'0' * 43}.json"
+    filler.parent.mkdir(parents=True)
+    filler.write_bytes(b" " * 199_000)
+    await metric_becomes(sidecar, 'imagegen_jobs{state="completed"}', 1)
+    handle = await begun
+    assert handle["status"] == "working"
+    release.set()
+    assert (await ended(sidecar, handle["job_id"]))["status"] == "completed"
+    assert [name for name in sidecar.stored_jobs() if handle["job_id"] in name] != []
+    refused = await start(sidecar, "second", width=64, height=64)
+    assert (refused["status"], "The image store is full" in refused["message"]) == ("failed", True)
 
 
 def test_an_image_id_does_not_lead_back_to_its_generation() -> None:

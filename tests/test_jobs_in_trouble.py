@@ -350,4 +350,4 @@ async def test_a_record_that_arrives_after_its_job_has_ended_is_not_taken_up(
     await sidecar.app[app_keys.JOBS].takeover.look()
     await sidecar.service.drained()
     assert kserve.instances == []
-    assert [name.split("/")[0] for name in sidecar.stored_jobs()] == ["done"]
+    assert [name.split("/")[0] for name in sidecar.stored_jobs()] == ["done", "failed"]

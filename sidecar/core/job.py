@@ -11,14 +11,16 @@ from typing import Any, Literal
 
 from sidecar.core.generation import Generation, Progress
 from sidecar.domain import JobId, JobRecord, JobResult, Lease, MissingImage, StoredImage
-from sidecar.errors import GenerationUnknown, StorageFailure
+from sidecar.errors import GenerationUnknown, Interrupted, RuntimeTimedOut, StorageFailure
 
+MAY_STILL_COME = frozenset({RuntimeTimedOut.reason, Interrupted.reason})
+"""Why an image is missing that the runtime may still be working on."""
 JobStatus = Literal["queued", "working", "completed", "failed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobView:
-    """What a caller may know of a job. `job_id` is None for what was neither recorded nor begun.
+    """What a caller may know of a job. `job_id` is None where nothing would be found by it.
 
     `gone` counts images that were made and are no longer stored; `progress` is known where the job is worked on here.
     `keyed` says that the same call will always get this job. `handed_over`: this process is about to end and has left
@@ -93,9 +95,24 @@ class Job:
 
     @property
     def needs_a_record(self) -> bool:
-        """Whether its images alone would not tell how it ended: here at once, and everywhere."""
-        incomplete = self.result is not None and bool(self.result.missing)
-        return self.told or (incomplete and not self.left) or any(stored.held for stored in self.generation.images)
+        """Whether its images alone would not tell how it ended: here at once, and everywhere.
+
+        That nothing came is told to the caller who waits, and nobody comes back for it, unless an image may still come.
+        """
+        if any(stored.held for stored in self.generation.images):
+            return True
+        if self.nobody_asks or self.result is None:
+            return False
+        if self.told:
+            return True
+        missing = self.result.missing
+        return bool(missing) and (bool(self.generation.images) or any(one.reason in MAY_STILL_COME for one in missing))
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether neither record nor image will be found by its id."""
+        ended = self.result is not None and not self.needs_a_record and not self.generation.images
+        return ended or (self.unrecorded and not self.record.begun)
 
     @property
     def nobody_asks(self) -> bool:
@@ -144,7 +161,7 @@ class Job:
         progress = self.generation.progress
         result = self.result
         return JobView(
-            job_id=None if self.unrecorded and not self.record.begun else self.job_id,
+            job_id=None if self.leaves_nothing else self.job_id,
             status=result.status if result else "working" if self.generation.begun else "queued",
             model=self.model,
             total=len(self.record.requests),

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
-from sidecar.core.job import JobView
+from sidecar.core.job import MAY_STILL_COME, JobView
 from sidecar.core.service import ImageService
 from sidecar.domain import (
     MOST_IMAGES,
@@ -18,10 +18,8 @@ from sidecar.domain import (
     StoredJob,
     owner_tag,
 )
-from sidecar.errors import ImageNotFound, Interrupted, JobNotFound, RuntimeTimedOut
+from sidecar.errors import ImageNotFound, JobNotFound
 from sidecar.ports import Clock
-
-_MAY_STILL_COME = frozenset({RuntimeTimedOut.reason, Interrupted.reason})
 
 
 class JobViews:
@@ -80,7 +78,7 @@ class JobViews:
         images, missing, gone = [], [], 0
         for number, image_id in enumerate(record.image_ids, start=1):
             why = lost.get(number)
-            stored = await self._image(image_id) if why is None or why.reason in _MAY_STILL_COME else None
+            stored = await self._image(image_id) if why is None or why.reason in MAY_STILL_COME else None
             if stored is not None:
                 images.append(stored)
             elif why is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sidecar.core.clock_guard import ClockGuard
 from sidecar.domain import SweepReport
@@ -15,6 +15,10 @@ from sidecar.ports import Clock, ExpiredImage, JobStore, Observer, Storage
 from sidecar.spans import span
 
 DELETIONS_PER_PASS = 10_000
+KEPT_FAILED_JOBS = 1000
+"""Records of generations that ended without an image; each holds the prompts, up to 17 kB."""
+FAILED_JOB_LIFE = timedelta(hours=1)
+"""What each of them has at least, for callers who come back for it."""
 _BATCH = 100
 
 
@@ -111,9 +115,13 @@ class Sweeper:
         now = self._clock.now()
         counts["leftovers_deleted"] += await self._storage.delete_leftovers(now)
         counts["jobs_deleted"] += await self._jobs.delete_expired_jobs(now)
+        counts["jobs_deleted"] += await self._jobs.delete_failed_jobs(
+            keep=KEPT_FAILED_JOBS, ended_before=now - FAILED_JOB_LIFE
+        )
         await self._take_inventory(now, counts)
 
     async def _take_inventory(self, now: datetime | None, counts: Counter[str]) -> None:
+        await self._jobs.take_inventory()
         inventory = await self._storage.take_inventory(now)
         if inventory is None:
             return

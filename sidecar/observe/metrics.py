@@ -21,6 +21,7 @@ from sidecar.events import (
     Event,
     GenerationEnded,
     ImageStored,
+    JobsCounted,
     PredictEnded,
     PredictRetried,
     PredictStarted,
@@ -40,6 +41,7 @@ _STORAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _HTTP_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300)
 _SIZE_BUCKETS = tuple(2**exponent * 1024 for exponent in range(4, 17))  # 16 KiB to 64 MiB
 _GENERATION_OUTCOMES = ("completed", "failed", "rejected", "cancelled")
+_JOB_STATES = ("open", "completed", "failed")
 _ERRORS: set[type[SidecarError]] = {RuntimeFailure, *RuntimeFailure.__subclasses__(), StorageFailure, StorageFull}
 _FAILURES = (*sorted(error.reason for error in _ERRORS - {RuntimeTimedOut}), "cancelled", "internal")
 """What a predict may end as instead of completed. A time-out ends its caller's wait and not the predict."""
@@ -88,7 +90,20 @@ class Metrics:
         self._stored_images = self._counter("stored_images", "Images stored by this process.", "backend")
         self._stored_bytes = self._counter("stored_bytes", "Bytes of images stored by this process.", "backend")
         self._storage_images = self._gauge("storage_images", "Images in the store at the last inventory.", "backend")
-        self._storage_bytes = self._gauge("storage_bytes", "Bytes in the store at the last inventory.", "backend")
+        self._storage_bytes = self._gauge(
+            "storage_bytes",
+            "Bytes in the store at the last inventory, on a volume with the records of generations.",
+            "backend",
+        )
+        self._jobs = self._gauge(
+            "jobs",
+            "Records of generations in the store: under way (open), ended with an image (completed) and without "
+            "(failed). Counted by clean-up, by this process's own changes in between.",
+            "state",
+        )
+        self._jobs_bytes = self._gauge(
+            "jobs_bytes", "Bytes of these records; on a volume they count in STORAGE_MAX_BYTES."
+        )
         self._spool_images = self._gauge("spool_images", "Images that wait on this pod for a store that is away.")
         self._storage_writable = self._gauge(
             "storage_writable", "1 when the store could be written at the last look.", "backend"
@@ -128,6 +143,7 @@ class Metrics:
             ImageStored: self._on_image_stored,
             StorageOperation: self._on_storage_operation,
             StorageCounted: self._on_storage_counted,
+            JobsCounted: self._on_jobs_counted,
             Spooled: self._on_spooled,
             StorageSeen: self._on_storage_seen,
             RuntimeSeen: self._on_runtime_seen,
@@ -172,6 +188,11 @@ class Metrics:
         self._storage_bytes.of(event.backend).set(event.inventory.size_bytes)
         self._room.inventory = event.inventory
 
+    def _on_jobs_counted(self, event: JobsCounted) -> None:
+        for state in _JOB_STATES:
+            self._jobs.of(state).set(getattr(event.count, state))
+        self._jobs_bytes.of().set(event.count.size_bytes)
+
     def _on_spooled(self, event: Spooled) -> None:
         self._spool_images.of().set(event.images)
 
@@ -208,6 +229,9 @@ class Metrics:
         for metric in (self._stored_images, self._stored_bytes, self._storage_images, self._storage_bytes):
             metric.of(backend)
         self._storage_writable.of(backend)
+        for state in _JOB_STATES:
+            self._jobs.of(state)
+        self._jobs_bytes.of()
         for outcome in ("completed", "failed", "skipped"):
             self._passes.of(outcome)
         for reason in get_args(CleanupSkipReason):

@@ -154,8 +154,11 @@ class Tree:
                 raise
             return []
 
-    def sizes(self, key: str) -> Iterator[tuple[str, int]]:
-        """Names and sizes of a directory's regular files, none for a directory that is not there."""
+    def sizes(self, key: str, inner: str | None = None) -> Iterator[tuple[str, int]]:
+        """Names and sizes of a directory's regular files, none for a directory that is not there.
+
+        With `inner`, an entry that is itself a directory stands for the file of that name in it.
+        """
         with (
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
             self._directory(key) as descriptor,
@@ -165,6 +168,9 @@ class Tree:
                 with contextlib.suppress(FileNotFoundError):
                     if entry.is_file(follow_symlinks=False):
                         yield entry.name, entry.stat(follow_symlinks=False).st_size
+                    elif inner is not None and entry.is_dir(follow_symlinks=False):
+                        within = os.stat(f"{entry.name}/{inner}", dir_fd=descriptor, follow_symlinks=False)
+                        yield entry.name, within.st_size
 
     def make_directory(self, key: str) -> bool:
         """Whether it was not there. Raises NotADirectoryError where something else is in its place."""

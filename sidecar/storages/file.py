@@ -46,6 +46,8 @@ from sidecar.storages.unfinished import SETTLED_SECONDS, finish, publish, unfini
 
 _STREAMED_BYTES = 256 * 1024
 _MAX_THUMBNAIL_BYTES = 1024 * 1024
+_JOBS_SHARE = 0.25
+"""Of the bound: what the records of generations may take before no more are taken on that need one."""
 
 
 class FileStorage:
@@ -73,11 +75,8 @@ class FileStorage:
         self._recent = RecentImages(clock)
         self._used = 0
         self._reserved = 0
-
-    @property
-    def jobs(self) -> FileJobs:
+        self.jobs = FileJobs(self._directory, observer, admit=self._admit_job)
         """The generations kept beside the images."""
-        return FileJobs(self._directory)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[FileStorage]:
@@ -86,6 +85,7 @@ class FileStorage:
             with contextlib.suppress(StorageFailure):
                 await self.check()
                 if self._max_bytes is not None:
+                    await self.jobs.take_inventory()
                     await self.take_inventory(None)
             yield self
         finally:
@@ -97,8 +97,9 @@ class FileStorage:
     def reserve(self, size: int) -> Iterator[None]:
         if self._max_bytes is not None and size > self.room:
             raise StorageFull(
-                f"The image store is full: {self._used:,} of {self._max_bytes:,} bytes are used and {self._reserved:,} "
-                "are reserved. Delete images that are no longer needed, or try again when some have expired.",
+                f"The image store is full: {self._used + self.jobs.size_bytes:,} of {self._max_bytes:,} bytes are used "
+                f"and {self._reserved:,} are reserved. Delete images that are no longer needed, or try again when some "
+                "have expired.",
                 retry_after=60,
             )
         self._reserved += size
@@ -110,7 +111,20 @@ class FileStorage:
     @property
     def room(self) -> float:
         """What is neither used nor reserved of the bound, in bytes."""
-        return math.inf if self._max_bytes is None else self._max_bytes - self._used - self._reserved
+        if self._max_bytes is None:
+            return math.inf
+        return self._max_bytes - self._used - self.jobs.size_bytes - self._reserved
+
+    def _admit_job(self, size: int) -> None:
+        """Many records must not keep images from being made. Raises StorageFull."""
+        if self._max_bytes is not None and self.jobs.size_bytes + size > _JOBS_SHARE * self._max_bytes:
+            raise StorageFull(
+                "The image store has no room for the record of another generation, which this call needs. Try again "
+                "later, or without an idempotency_key.",
+                retry_after=60,
+                detail=f"The records of generations take {self.jobs.size_bytes:,} bytes and may take {_JOBS_SHARE:.0%} "
+                f"of STORAGE_MAX_BYTES ({self._max_bytes:,}).",
+            )
 
     @asynccontextmanager
     async def stage(self, image_id: ImageId, expected: int) -> AsyncIterator[StagedFile]:
@@ -347,7 +361,7 @@ class FileStorage:
             self._tree.unlink(key)
 
     async def take_inventory(self, now: datetime | None) -> Inventory:
-        moment = -math.inf if now is None else now.timestamp()  # nothing is older than that
+        moment = -math.inf if now is None else now.timestamp()
         total = ShardCount()
         used_before = self._used
         for shard in await self._directory.run("list", self._inventory.shards):
@@ -356,7 +370,7 @@ class FileStorage:
         self._used = total.size + max(0, self._used - used_before)  # what came meanwhile may not have been counted
         return Inventory(
             images=total.images,
-            size_bytes=total.size,
+            size_bytes=total.size + self.jobs.size_bytes,
             free_bytes=free_bytes,
             orphans_deleted=total.orphans,
             errors=total.errors,

@@ -4,6 +4,7 @@
     jobs/open/{job}.lease-{attempt}  who works on it and that it lives; until it is first renewed the job's own holder
     jobs/open/{job}.begun            made once, before the runtime is asked; whoever makes it decides what happens
     jobs/done/{shard}/{job}.json     the job with its result; made once, and only then the open files go
+    jobs/failed/{job}                an empty mark of a job that ended without an image (see file_job_room.py)
     jobs/keys/{digest}.json          which job an idempotency key belongs to; made once
 
 Every "once" is one of `OnceFiles`, so of several pods exactly one succeeds.
@@ -15,11 +16,23 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import datetime
 from typing import TypeVar
 
-from sidecar.domain import TIME_DIGITS, JobId, JobRecord, JobResult, Lease, StoredJob, is_image_id, time_from_sortable
+from sidecar.domain import (
+    TIME_DIGITS,
+    JobCount,
+    JobId,
+    JobRecord,
+    JobResult,
+    Lease,
+    StoredJob,
+    is_image_id,
+    time_from_sortable,
+)
 from sidecar.errors import JobNotFound
+from sidecar.ports import Observer
 from sidecar.storages import keys
 from sidecar.storages.directory import Directory
 from sidecar.storages.disk import LEFTOVER_SECONDS, DamagedFile
+from sidecar.storages.file_job_room import FileJobRoom
 from sidecar.storages.job_records import (
     MAX_JOB_BYTES,
     MAX_LEASE_BYTES,
@@ -30,6 +43,7 @@ from sidecar.storages.job_records import (
     encode_key,
     encode_lease,
 )
+from sidecar.storages.job_tally import JobTally
 from sidecar.storages.once import OnceFiles
 from sidecar.storages.records import OtherVersion
 
@@ -38,12 +52,29 @@ _DELETIONS_PER_PASS = 10_000
 
 
 class FileJobs:
-    """The `JobStore` port on a directory."""
+    """The `JobStore` port on a directory.
 
-    def __init__(self, directory: Directory) -> None:
+    `admit` is asked for room for a record of so many bytes before the job is taken; it raises StorageFull.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        observer: Observer = lambda event: None,
+        *,
+        admit: Callable[[int], None] = lambda size: None,
+    ) -> None:
         self._directory = directory
         self._tree = directory.tree
         self._once = OnceFiles(directory)
+        self._admit = admit
+        self._tally = JobTally(observer)
+        self._room = FileJobRoom(directory)
+
+    @property
+    def size_bytes(self) -> int:
+        """What all that is kept of generations takes, as far as is known here."""
+        return self._tally.count.size_bytes
 
     def _decoded(self, key: str, limit: int, decode: Callable[[bytes], _T]) -> _T | None:
         """What a small file says; None where there is none, or nothing that this version can read."""
@@ -68,13 +99,19 @@ class FileJobs:
     # --- one job ------------------------------------------------------------------------------------------------------
 
     async def offer(self, record: JobRecord) -> None:
-        await self._directory.run("offer", self._offer, record)
+        """What the runtime has begun is recorded even where there is no room for another job."""
+        data = encode_job(record)
+        if not record.begun:
+            self._admit(len(data))
+        await self._directory.run("offer", self._offer, record, data)
+        self._tally.offered(record, len(data))
 
-    def _offer(self, record: JobRecord) -> None:
-        self._once.create(keys.open_job_key(record.job_id), encode_job(record))
+    def _offer(self, record: JobRecord, data: bytes) -> None:
+        self._once.create(keys.open_job_key(record.job_id), data)
 
     async def withdraw(self, job_id: JobId) -> None:
         await self._directory.run("withdraw", self._remove_open, job_id)
+        self._tally.withdrawn(job_id)
 
     async def win_key(self, record: JobRecord) -> JobId:
         return await self._directory.run("win_key", self._win_key, record)
@@ -169,12 +206,18 @@ class FileJobs:
         return self._is_open(lease.job_id) and not self._once.exists(later)
 
     async def acknowledge(self, record: JobRecord, result: JobResult) -> bool:
-        return await self._directory.run("acknowledge", self._acknowledge, record, result)
+        data = encode_job(record, result)
+        ours = await self._directory.run("acknowledge", self._acknowledge, record, result, data)
+        if ours:
+            self._tally.ended(result, len(data))
+        return ours
 
-    def _acknowledge(self, record: JobRecord, result: JobResult) -> bool:
+    def _acknowledge(self, record: JobRecord, result: JobResult, data: bytes) -> bool:
         if self._once.exists(keys.lease_key(record.job_id, result.attempt + 1)):
             return False
-        ours = self._once.create(keys.done_job_key(record.job_id), encode_job(record, result))
+        ours = self._once.create(keys.done_job_key(record.job_id), data)
+        if ours and result.status != "completed":
+            self._room.mark_failed(record, result)
         self._remove_open(record.job_id)
         return ours
 
@@ -261,6 +304,13 @@ class FileJobs:
     async def delete_expired_jobs(self, now: datetime) -> int:
         return await self._directory.run("delete", self._delete_expired, now)
 
+    async def delete_failed_jobs(self, *, keep: int, ended_before: datetime) -> int:
+        return await self._directory.run("delete", self._room.delete_failed, keep, ended_before)
+
+    async def take_inventory(self) -> JobCount:
+        before = self._tally.count
+        return self._tally.counted(await self._room.count(), before)
+
     def _delete_expired(self, now: datetime) -> int:
         """Oldest first, up to the first shard with a job whose time has not come: the rest is younger still."""
         self._tidy_open(now)
@@ -301,6 +351,7 @@ class FileJobs:
             idempotency_key = keys.idempotency_key(record.key_digest)
             if self._key_holder(idempotency_key) == record.job_id:
                 self._once.remove(idempotency_key)
+        self._room.unmark(record.job_id)
         return self._once.remove(key)
 
 

@@ -1,4 +1,7 @@
-"""Jobs as JSON, and back. As with image records, a reader refuses a newer schema version and leaves it alone."""
+"""Jobs as JSON, and back. As with image records, a reader refuses a newer schema version and leaves it alone.
+
+Version 2 writes once what the images of a job share; in version 1 each had its own copy of the prompts.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 from sidecar.domain import JOB_SCHEMA_VERSION, ImageId, JobId, JobRecord, JobResult, Lease, MissingImage
 from sidecar.errors import ImageNotFound, JobNotFound
 from sidecar.storages.records import OtherVersion, decode_request, moment, number, text
+from sidecar.storages.shared_fields import folded, unfolded
 
 MAX_JOB_BYTES = 256 * 1024
 """More than any job takes; what is larger is none, and is not read."""
@@ -23,10 +27,10 @@ _STATUSES = ("completed", "failed", "cancelled")
 
 def encode_job(record: JobRecord, result: JobResult | None = None) -> bytes:
     document: dict[str, Any] = {
-        "schema_version": record.schema_version,
+        "schema_version": JOB_SCHEMA_VERSION,
         "job_id": record.job_id.text,
         "owner": record.owner,
-        "requests": [asdict(request) for request in record.requests],
+        "requests": folded([asdict(request) for request in record.requests]),
         "image_ids": [image_id.text for image_id in record.image_ids],
         "created_at": record.created.isoformat(),
         "expires_at": record.expires.isoformat(),
@@ -41,7 +45,7 @@ def encode_job(record: JobRecord, result: JobResult | None = None) -> bytes:
             "attempt": result.attempt,
             "status": result.status,
             "finished_at": result.finished.isoformat(),
-            "missing": [asdict(missing) for missing in result.missing],
+            "missing": folded([asdict(missing) for missing in result.missing]),
             "reason": result.reason,
             "message": result.message,
         }
@@ -65,7 +69,7 @@ def _record(document: dict[str, Any]) -> JobRecord:
         schema_version=document["schema_version"],
         job_id=JobId.parse(document["job_id"]),
         owner=text(document["owner"]),
-        requests=tuple(decode_request(request) for request in document["requests"]),
+        requests=tuple(decode_request(request) for request in unfolded(document["requests"])),
         image_ids=tuple(ImageId.parse(text) for text in document["image_ids"]),
         created=moment(document["created_at"]),
         expires=moment(document["expires_at"]),
@@ -97,7 +101,7 @@ def _result(job_id: JobId, document: dict[str, Any]) -> JobResult:
                 reason=text(missing["reason"]),
                 message=text(missing["message"]),
             )
-            for missing in document["missing"]
+            for missing in unfolded(document["missing"])
         ),
         reason=_text_or_none(document["reason"]),
         message=_text_or_none(document["message"]),

@@ -5,6 +5,7 @@
     expiry/{shard}/{time}-{id}             an empty entry a sweep finds by the time it names
     jobs/open/{job}.json                   what to do; beside it {job}.lease-{attempt} and {job}.begun
     jobs/done/{shard}/{job}.json           the same with how it ended
+    jobs/failed/{job}                      an empty mark: it ended without an image; {job}.kept must not go early
     jobs/keys/{digest}.json                an idempotency key's job
     staging/{instance}-{id}.part           local only: files under way; beside it {id}.record while it is committed
     probe/{instance}                       bucket only: by this a pod proves that it can write
@@ -17,6 +18,7 @@ one owner; a sweep reads the expiry shards up to now; every key follows from the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from sidecar.domain import (
@@ -24,6 +26,7 @@ from sidecar.domain import (
     TIME_DIGITS,
     ImageId,
     JobId,
+    is_image_id,
     reverse_digits,
     sortable_time,
     time_from_sortable,
@@ -102,6 +105,9 @@ def expiry_of_name(name: str) -> tuple[datetime, ImageId] | None:
 
 OPEN_JOBS = "jobs/open"
 DONE_JOBS = "jobs/done"
+FAILED_JOBS = "jobs/failed"
+JOB_KEYS = "jobs/keys"
+_KEPT = ".kept"
 
 
 def open_job_key(job_id: JobId) -> str:
@@ -121,4 +127,20 @@ def done_job_key(job_id: JobId) -> str:
 
 
 def idempotency_key(digest: str) -> str:
-    return f"jobs/keys/{digest}.json"
+    return f"{JOB_KEYS}/{digest}.json"
+
+
+def failed_job_key(job_id: JobId, *, kept: bool) -> str:
+    return f"{FAILED_JOBS}/{job_id}{_KEPT if kept else ''}"
+
+
+def failed_job_keys(job_id: JobId) -> list[str]:
+    """Both marks that an ended job may have."""
+    return [failed_job_key(job_id, kept=kept) for kept in (False, True)]
+
+
+def surplus(names: Iterable[str], keep: int, ended_before: datetime) -> list[JobId]:
+    """Of the jobs with these marks, oldest first, those over `keep` that may have ended before that moment."""
+    marked = sorted(name for name in names if is_image_id(name))
+    ids = [JobId(text) for text in marked[: max(0, len(marked) - keep)]]
+    return [job_id for job_id in ids if job_id.created <= ended_before]

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from sidecar.storages.directory import WITHOUT_LINKS, Directory, parent_of
 
@@ -81,6 +82,10 @@ class OnceFiles:
     def read(self, key: str, limit: int) -> bytes | None:
         """None where there is none. Raises DamagedFile, also for more than `limit` bytes."""
         return self._tree.read(key, limit, _INNER)
+
+    def sizes(self, directory: str) -> Iterator[tuple[str, int]]:
+        """Names and sizes of the files in a directory, whichever form they have."""
+        return self._tree.sizes(directory, _INNER)
 
     def exists(self, key: str) -> bool:
         return self._tree.status(f"{key}/{_INNER}" if self._is_directory(key) else key) is not None

@@ -111,7 +111,7 @@ class S3Storage:
         self.waiting = WaitingImages(spool, self.send, clock=clock, observer=observer)
         self._local = LocalRoom(spool, lambda: self.held, clock)
         self.just_sent = self._local.just_sent
-        self.jobs = S3Jobs(bucket)
+        self.jobs = S3Jobs(bucket, clock, observer)
         """The generations kept beside the images."""
 
     # --- an image on its way in ---------------------------------------------------------------------------------------

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Literal
 
-from sidecar.domain import JobId, JobRecord, JobResult, Lease, StoredJob, is_image_id
+from sidecar.domain import JobCount, JobId, JobRecord, JobResult, Lease, StoredJob, is_image_id
 from sidecar.errors import JobNotFound, StorageFailure
+from sidecar.ports import Clock, Observer
 from sidecar.storages import keys
 from sidecar.storages.disk import LEFTOVER_SECONDS
 from sidecar.storages.job_records import (
@@ -26,18 +28,23 @@ from sidecar.storages.job_records import (
     encode_key,
     encode_lease,
 )
+from sidecar.storages.job_tally import JobTally, is_disposable
 from sidecar.storages.s3_bucket import Bucket, Entry
 
 _LATER_ATTEMPTS = 2  # leases that others may have taken since this one; what is beyond is swept
 _DELETIONS_PER_PASS = 10_000
+_COUNT_SECONDS = 3600.0
 _TRIES = 10  # to win a key from those who are giving it up
 
 
 class S3Jobs:
     """The `JobStore` port on a bucket."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, clock: Clock, observer: Observer) -> None:
         self._bucket = bucket
+        self._tally = JobTally(observer)
+        self._clock = clock
+        self._counted_at = -math.inf
         self._read_before: dict[str, tuple[str, bytes]] = {}
         self._regretted: set[tuple[str, str]] = set()
         """Keys and marks of what must not have been made and may be there, or arrive yet."""
@@ -45,10 +52,13 @@ class S3Jobs:
     # --- one job ------------------------------------------------------------------------------------------------------
 
     async def offer(self, record: JobRecord) -> None:
-        await self._bucket.put("offer", keys.open_job_key(record.job_id), encode_job(record))
+        data = encode_job(record)
+        await self._bucket.put("offer", keys.open_job_key(record.job_id), data)
+        self._tally.offered(record, len(data))
 
     async def withdraw(self, job_id: JobId) -> None:
         await self._remove_open("withdraw", job_id, 1)
+        self._tally.withdrawn(job_id)
 
     async def win_key(self, record: JobRecord) -> JobId:
         """One that fails has not won: what it may have written is taken back, and its job must not be begun."""
@@ -155,9 +165,15 @@ class S3Jobs:
         newer = keys.lease_key(record.job_id, result.attempt + 1)
         if not record.begun and await self._there("acknowledge", newer):
             return False
-        done = keys.done_job_key(record.job_id)
-        ours = await self._bucket.create_once("acknowledge", done, encode_job(record, result))
+        data = encode_job(record, result)
+        ours = await self._bucket.create_once("acknowledge", keys.done_job_key(record.job_id), data)
+        if ours and result.status != "completed":
+            mark = keys.failed_job_key(record.job_id, kept=not is_disposable(record, result))
+            with contextlib.suppress(StorageFailure):  # without it, it only stays until its time is over
+                await self._bucket.put("acknowledge", mark, b"")
         await self._remove_open("acknowledge", record.job_id, result.attempt)
+        if ours:
+            self._tally.ended(result, len(data))
         return ours
 
     async def _remove_open(self, operation: str, job_id: JobId, attempt: int) -> None:
@@ -246,10 +262,45 @@ class S3Jobs:
                 break
             if expired is not None:
                 await self._give_up_key(expired)
-                batch.append(entry.key)
+                batch += [entry.key, *keys.failed_job_keys(expired.job_id)]
                 deleted += 1
-        await self._bucket.delete("delete", batch)
+        await self._delete(batch)
         return deleted
+
+    async def _delete(self, batch: list[str]) -> None:
+        """Then the next inventory is due at once."""
+        if batch:
+            await self._bucket.delete("delete", batch)
+            self._counted_at = -math.inf
+
+    async def delete_failed_jobs(self, *, keep: int, ended_before: datetime) -> int:
+        """By the marks, so that no other job is read."""
+        entries = self._bucket.entries("list", f"{keys.FAILED_JOBS}/")
+        names = [entry.key.rpartition("/")[2] async for entry in entries]
+        batch: list[str] = []
+        deleted = 0
+        for job_id in keys.surplus(names, keep, ended_before)[:_DELETIONS_PER_PASS]:
+            data = await self._bucket.get("delete", keys.done_job_key(job_id))
+            if data is None or _may_go(data, ended_before):
+                batch += [keys.done_job_key(job_id), *keys.failed_job_keys(job_id)]
+                deleted += data is not None
+        await self._delete(batch)
+        return deleted
+
+    async def take_inventory(self) -> JobCount | None:
+        """Once an hour, and after deletions: it lists every record."""
+        if self._clock.monotonic() - self._counted_at < _COUNT_SECONDS:
+            return None
+        before = self._tally.count
+        ended = failed = opened = size = 0
+        async for entry in self._bucket.entries("inventory", "jobs/"):
+            size += entry.size
+            ended += entry.key.startswith(f"{keys.DONE_JOBS}/")
+            failed += entry.key.startswith(f"{keys.FAILED_JOBS}/")
+            opened += entry.key.startswith(f"{keys.OPEN_JOBS}/") and entry.key.endswith(".json")
+        self._counted_at = self._clock.monotonic()
+        found = JobCount(open=opened, completed=max(0, ended - failed), failed=failed, size_bytes=size)
+        return self._tally.counted(found, before)
 
     async def _expired(self, entry: Entry, now: datetime) -> JobRecord | Literal[False] | None:
         """The job to delete; False for one that lives, None for what is no job of ours."""
@@ -271,6 +322,13 @@ class S3Jobs:
         before = now - timedelta(seconds=LEFTOVER_SECONDS)
         alone = [entry.key for entry in entries if entry.key.split(".", 1)[0] not in jobs and entry.modified < before]
         await self._bucket.delete("delete", alone)
+
+
+def _may_go(data: bytes, ended_before: datetime) -> bool:
+    with contextlib.suppress(ValueError):
+        record, result = decode_job(data)
+        return result is not None and result.finished <= ended_before and is_disposable(record, result)
+    return False
 
 
 def _holder_in(data: bytes) -> JobId | None:

@@ -52,7 +52,7 @@ class GenerationModel(BaseModel):
     """Where a generation stands, and its images once it has any."""
 
     status: Literal["queued", "working", "completed", "failed", "cancelled"]
-    job_id: str | None = Field(description="For get_generation and cancel_generation; null where nothing was begun.")
+    job_id: str | None = Field(description="For get_generation and cancel_generation; null where nothing is kept.")
     images: list[ImageModel]
     message: str | None = Field(
         description="What the user should know besides: what to do next, parameters not applied, images missing, "
