@@ -112,7 +112,9 @@ async def test_records_of_failed_calls_fill_a_share_of_the_room_and_images_are_m
     await metric_becomes(sidecar, 'imagegen_jobs{state="failed"}', calls - len(refused))
     assert (await start(sidecar, width=64, height=64))["status"] == "completed"
     assert await sidecar.metric('imagegen_storage_bytes{backend="file"}') >= size
-    refused_again = await start(sidecar, prompt, **asked, idempotency_key="new")
+    for key in ("one more, where an inventory counted twice what ended meanwhile", "new"):
+        kserve.script.append(say(400, "no"))
+        refused_again = await start(sidecar, prompt, **asked, idempotency_key=key)
     assert (refused_again["status"], "without an idempotency_key" in refused_again["message"]) == ("failed", True)
     assert (await start(sidecar, prompt, **asked, idempotency_key="0"))["message"] == outcomes[0]["message"]
 
