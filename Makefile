@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint types floors docs docs-check manifests container-test e2e conformance bench lock clean
+.PHONY: help demo test quick check lint types floors docs docs-check manifests container-test e2e conformance bench soak lock clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ container-test: $(VENV)/.dev ## the container image built and run (Linux, root, 
 
 bench: $(VENV)/.dev .venv-peer/.installed ## speed and memory beside a FastMCP peer and nginx; ARGS names sections
 	PEER_PYTHON=$(CURDIR)/.venv-peer/bin/python $(BIN)/python bench/run.py $(ARGS)
+
+soak: $(VENV)/.dev ## whether memory levels off under a mixed load, 20 minutes (ARGS=--short: two; ARGS="--minutes 120")
+	$(BIN)/python bench/soak.py $(ARGS)
 
 lock: $(VENV)/.dev ## make the hashed requirement files anew from pyproject.toml
 	$(PIP) install --quiet uv
