@@ -40,7 +40,8 @@ class StopSignals:
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._deadlines: SimpleQueue[float] = SimpleQueue()  # its put may be interrupted by a signal that puts too
+        # On the monotonic clock; infinity withdraws those before. Its put may be interrupted by a signal that puts too.
+        self._deadlines: SimpleQueue[float] = SimpleQueue()
         self._stopping = False
 
     def install(self) -> StopSignals:
@@ -51,8 +52,14 @@ class StopSignals:
         return self
 
     def started(self) -> None:
-        """From now on a first signal asks for a graceful shutdown. To be called on the event loop."""
+        """From now on a first signal asks for a graceful shutdown. To be called on the event loop.
+
+        One that came during the start ends in a graceful shutdown too, since the start did not hang.
+        """
         self._loop = asyncio.get_running_loop()
+        self._deadlines.put(math.inf)
+        if self.at_once.is_set():
+            self.end_within(AT_ONCE_SECONDS)
 
     def begin_stop(self) -> None:
         """Stop for another reason than a signal. From now on a signal asks for the end at once."""
@@ -84,7 +91,8 @@ class StopSignals:
         while True:
             left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
             try:
-                deadline = min(deadline, self._deadlines.get(timeout=left))
+                given = self._deadlines.get(timeout=left)
+                deadline = math.inf if given == math.inf else min(deadline, given)
             except Empty:
                 break
         flush_log(_LAST_FLUSH_SECONDS)
