@@ -64,6 +64,9 @@ def far_away() -> Iterator[Far]:
         ip("-n", name, "link", "set", "eth0", "up")
         yield far
     finally:
+        subprocess.run(
+            ["ip", "link", "del", far.link], check=False, capture_output=True
+        )  # sockets may keep the other end
         ip("netns", "del", name)
 
 
