@@ -348,9 +348,10 @@ class FileStorage:
     def _clock_offset(self) -> float | None:
         """By a fresh file, whose time the volume sets, for NFS its server. A full volume is swept without."""
         self._directory.require_volume()
-        key = self._directory.private_key()
+        key = f"staging/{self._directory.instance}-clock-probe.part"
         started = time.time()
         try:
+            self._tree.unlink(key)  # of a pass that was cut off
             descriptor = self._tree.create(key)
         except OSError:
             return None

@@ -111,5 +111,7 @@ def locked_up(
     volumes = [part for mount in (f"{images}:{IMAGES}", *mounts) for part in ("--volume", mount)]
     started = run(*store.podman, "run", "-d", "--network", "host", *locked, *limits, *environment, *volumes, image)
     name = started.stdout.strip()
-    yield Container(store.podman, name, f"http://127.0.0.1:{port}")
-    run(*store.podman, "rm", "--force", "--time", "0", name)
+    try:
+        yield Container(store.podman, name, f"http://127.0.0.1:{port}")
+    finally:
+        run(*store.podman, "rm", "--force", "--time", "0", name)
