@@ -332,10 +332,9 @@ class JobStore(Protocol):
 class Thumbnailer(Protocol):
     """Decodes pictures, one at a time, where neither their memory nor their time is the server's."""
 
-    async def thumbnail(self, source: Path | bytes, *, pixels: int, max_bytes: int) -> bytes:
+    async def thumbnail(self, source: bytes, *, pixels: int, max_bytes: int) -> bytes:
         """A WebP of at most `pixels` on its longer side and `max_bytes`.
 
-        Raises UndecodablePicture, NoPreview where decoding takes too much, DecoderUnavailable, StorageFailure for a
-        file that cannot be read, and ImageNotFound for one that is gone.
+        Raises UndecodablePicture, NoPreview where decoding takes too much, and DecoderUnavailable.
         """
         ...

@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from sidecar.errors import (
     DecoderUnavailable,
-    ImageNotFound,
     NoPreview,
-    StorageFailure,
     UndecodablePicture,
     bounded,
 )
@@ -65,7 +61,7 @@ class PillowThumbnailer:
         """The process that runs, if one does."""
         return None if self._worker is None else self._worker.pid
 
-    async def thumbnail(self, source: Path | bytes, *, pixels: int, max_bytes: int) -> bytes:
+    async def thumbnail(self, source: bytes, *, pixels: int, max_bytes: int) -> bytes:
         async with self._turn:
             if self._retirement is not None:
                 self._retirement.cancel()
@@ -75,7 +71,7 @@ class PillowThumbnailer:
             finally:
                 self._retirement = asyncio.get_running_loop().call_later(self._idle, self._retire)
 
-    async def _ask(self, worker: Process, source: Path | bytes, request: dict[str, Any]) -> bytes:
+    async def _ask(self, worker: Process, source: bytes, request: dict[str, Any]) -> bytes:
         try:
             async with asyncio.timeout(self._deadline):
                 answer, thumbnail = await _exchange(worker, source, request)
@@ -147,14 +143,12 @@ class PillowThumbnailer:
         ending.add_done_callback(self._ending.discard)
 
 
-async def _exchange(worker: Process, source: Path | bytes, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+async def _exchange(worker: Process, source: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """One request and its answer. Raises OSError, EOFError or ValueError where the worker has ended."""
     if worker.stdin is None:
         raise EOFError
-    where = {"path": os.fspath(source)} if isinstance(source, Path) else {"bytes": len(source)}
-    worker.stdin.write(json.dumps({**request, **where}).encode() + b"\n")
-    if isinstance(source, bytes):
-        worker.stdin.write(source)
+    worker.stdin.write(json.dumps({**request, "bytes": len(source)}).encode() + b"\n")
+    worker.stdin.write(source)
     await worker.stdin.drain()
     return await _answer(worker)
 
@@ -176,10 +170,6 @@ def _outcome(answer: dict[str, Any], thumbnail: bytes) -> bytes:
     match answer["is"]:
         case "done":
             return thumbnail
-        case "gone":
-            raise ImageNotFound
-        case "unreadable":
-            raise StorageFailure(f"The image cannot be read at the moment: {why}.")
         case "refused":
             raise NoPreview(why)
         case _:

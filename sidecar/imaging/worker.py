@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import io
 import json
-import os
 import resource
 import signal
-import stat
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sidecar.imaging import decode
 
@@ -41,7 +38,7 @@ def main(budget: int, seconds: float) -> None:
     _say({"is": "ready"})
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
-        data = sys.stdin.buffer.read(request["bytes"]) if "bytes" in request else None
+        data = sys.stdin.buffer.read(request["bytes"])
         signal.setitimer(signal.ITIMER_REAL, seconds + _LATE_SECONDS)  # SIGALRM ends the process
         answer, thumbnail = worker.answer(request, data)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -61,23 +58,19 @@ class Worker:
         self._budget = budget
         self._own = _data_bytes()
 
-    def answer(self, request: dict[str, Any], data: bytes | None) -> tuple[dict[str, str], bytes]:
-        """How it went (`done`, `gone`, `unreadable`, `damaged` or `refused`), why, and the thumbnail."""
+    def answer(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, str], bytes]:
+        """How it went (`done`, `damaged` or `refused`), why, and the thumbnail."""
         try:
-            with _opened(request["path"]) if data is None else io.BytesIO(data) as file:
-                self._limit_memory(file.seek(0, os.SEEK_END))
-                file.seek(0)
-                return {"is": "done"}, decode.thumbnail(
-                    file, pixels=request["pixels"], max_bytes=request["max_bytes"], budget=self._budget
-                )
+            self._limit_memory(len(data))
+            return {"is": "done"}, decode.thumbnail(
+                io.BytesIO(data), pixels=request["pixels"], max_bytes=request["max_bytes"], budget=self._budget
+            )
         except decode.OverBudget as refusal:
             return {"is": "refused", "why": str(refusal)}, b""
         except MemoryError:
             return {"is": "refused", "why": "decoding it takes more memory than is allowed"}, b""
-        except OSError as error:
-            return _of_system(error) if error.errno else _damaged(error), b""
-        except Exception as error:  # whatever a decoder meets: SyntaxError, ValueError, struct.error …
-            return _damaged(error), b""
+        except Exception as error:  # whatever a decoder meets: OSError, SyntaxError, ValueError, struct.error …
+            return {"is": "damaged", "why": str(error)}, b""
 
     def _limit_memory(self, file_bytes: int) -> None:
         """Where the kernel counts it: on Linux."""
@@ -85,26 +78,6 @@ class Worker:
             size = self._own + self._budget + _SLACK_BYTES + _FILE_COPIES * file_bytes
             _, hard = resource.getrlimit(resource.RLIMIT_DATA)
             resource.setrlimit(resource.RLIMIT_DATA, (size if hard < 0 else min(size, hard), hard))
-
-
-def _damaged(error: Exception) -> dict[str, str]:
-    return {"is": "damaged", "why": str(error)}
-
-
-def _of_system(error: OSError) -> dict[str, str]:
-    """The picture's file, not what it holds, is the trouble."""
-    if error.errno in (errno.ENOENT, errno.ELOOP):
-        return {"is": "gone"}
-    return {"is": "unreadable", "why": os.strerror(error.errno or 0)}
-
-
-def _opened(path: str) -> IO[bytes]:
-    """A file of the store; a link, a pipe or a device in its place is none. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise FileNotFoundError(errno.ENOENT, "no regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 def _give_memory_back() -> None:
