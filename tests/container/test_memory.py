@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -116,6 +118,18 @@ async def test_no_answer_of_a_runtime_ends_a_container_of_the_manifests_memory(
         assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
 
 
+def put_in_place(images: Path, jpeg: bytes) -> None:
+    """Make the only stored image this one, which an older release took."""
+    (thumbnail,) = images.glob("images/*/*.thumbnail.webp")
+    (file,) = images.glob("images/*/*.jpg")
+    (record,) = images.glob("records/*/*/*.json")
+    thumbnail.unlink()
+    file.write_bytes(jpeg)
+    stored = json.loads(record.read_text())
+    assert {"sha256", "size_bytes"} <= stored.keys()
+    record.write_text(json.dumps({**stored, "sha256": hashlib.sha256(jpeg).hexdigest(), "size_bytes": len(jpeg)}))
+
+
 async def test_a_decode_under_way_does_not_delay_the_end(
     store: Store, image: str, kserve: FakeKServe, tmp_path: Path
 ) -> None:
@@ -126,10 +140,7 @@ async def test_a_decode_under_way_does_not_delay_the_end(
             await container.until_ready(session)
             kserve.script.append(succeed(jpeg_of_scans(64, 80)))
             stored = (await generated(container)).structured_content["images"][0]
-            (thumbnail,) = (tmp_path / "images").glob("images/*/*.thumbnail.webp")
-            thumbnail.unlink()
-            (file,) = (tmp_path / "images").glob("images/*/*.jpg")
-            file.write_bytes(jpeg_of_scans(4096, 9_000))
+            put_in_place(tmp_path / "images", jpeg_of_scans(4096, 9_000))
             container.restart()
             await container.until_ready(session)
             asking = asyncio.create_task(got(session, stored["thumbnail_url"]))
