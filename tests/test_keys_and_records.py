@@ -227,7 +227,7 @@ def test_only_what_names_an_expiry_as_we_write_it_is_taken_for_one(name: str) ->
 # --- records ----------------------------------------------------------------------------------------------------------
 
 TEXTS = st.text(max_size=30)
-SIZES = st.integers(1, 2**31)
+SIZES = st.integers(1, 2**31 - 1)
 SECONDS = st.integers(0, 10**7).map(lambda milliseconds: milliseconds / 1000)
 REQUESTS = st.builds(
     GenerationRequest,

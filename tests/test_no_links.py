@@ -76,8 +76,9 @@ async def test_an_ended_job_leaves_nothing_but_itself(jobs: FileJobs, tmp_path: 
     await jobs.begin(lease(record))
     await jobs.renew(lease(record))
     await jobs.acknowledge(record, result(record))
-    (left,) = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert left.parent == tmp_path / keys.done_job_key(record.job_id)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    mark = keys.failed_job_key(record.job_id, kept=False)
+    assert left == {f"{keys.done_job_key(record.job_id)}/once", mark}
     assert await jobs.delete_expired_jobs(record.expires + timedelta(days=1)) == 1
     assert not list(tmp_path.rglob(f"*{record.job_id}*"))
 
