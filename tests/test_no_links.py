@@ -118,10 +118,10 @@ async def test_a_key_whose_job_is_gone_is_won_by_one(tmp_path: Path) -> None:
         for first in pods:
             digest = os.urandom(32).hex()
             assert await first.win_key(lost := job(key=digest)) == lost.job_id  # and its job was never kept
-            records = [job(key=digest) for _ in range(6)]
+            records = [job(key=digest) for _ in pods]
             for record in records:
                 await linking.jobs.offer(record)
-            winners = await asyncio.gather(*(pods[number % 2].win_key(record) for number, record in enumerate(records)))
+            winners = await asyncio.gather(*(pod.win_key(record) for pod, record in zip(pods, records, strict=True)))
             assert (len(set(winners)), winners[0] in {record.job_id for record in records}) == (1, True)
 
 
