@@ -128,6 +128,13 @@ class Spooled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpooledImageLost:
+    """A finished image vanished from this pod's spool before the store had it."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSeen:
     """Whether the store could be written when it was last looked at."""
 
@@ -188,6 +195,7 @@ Event = (
     | StorageOperation
     | FileDamaged
     | Spooled
+    | SpooledImageLost
     | StorageSeen
     | StorageCounted
     | JobsCounted

@@ -18,7 +18,7 @@ from sidecar.events import Crashed, Event, StorageSeen
 from sidecar.process import StopSignals
 from sidecar.serving import Running, drain
 from sidecar.storages import keys
-from tests.conftest import StartSidecar
+from tests.conftest import StartSidecar, metric_becomes
 from tests.odd_store import Hasty, Odd, at, odd, store_of
 from tests.storage_contract import PNG, HeldClock, bytes_of, put
 
@@ -219,6 +219,27 @@ async def test_an_image_that_was_sent_in_this_moment_comes_from_the_bucket(odd: 
         found = await store.get(stored.record.image_id)
         assert (found.path, found.record) == (None, stored.record)
         assert await bytes_of(store, stored) == PNG
+
+
+# --- what vanishes ----------------------------------------------------------------------------------------------------
+
+
+async def test_an_image_that_vanishes_from_the_spool_is_told_and_counted(
+    start_sidecar: StartSidecar, odd: Odd, tmp_path: Path
+) -> None:
+    odd.refused = {"records/"}
+    with structlog.testing.capture_logs() as logs:
+        sidecar = await start_sidecar(**at(odd), SPOOL_PATH=str(tmp_path / "spool"))
+        assert await sidecar.metric('imagegen_spool_lost_images_total{model="painter"}') == 0
+        image = await sidecar.made()
+        assert await sidecar.metric("imagegen_spool_images") == 1
+        for path in (tmp_path / "spool").rglob("*"):
+            if path.is_file() and path.name.startswith(image["image_id"]):
+                path.unlink()
+        await metric_becomes(sidecar, 'imagegen_spool_lost_images_total{model="painter"}', 1)
+        await metric_becomes(sidecar, "imagegen_spool_images", 0)
+    told = [entry["model"] for entry in logs if "vanished from the spool" in entry["event"]]
+    assert told == ["painter"]
 
 
 # --- room -------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from sidecar.events import (
     PredictRetried,
     PredictStarted,
     RuntimeSeen,
+    SpooledImageLost,
     StorageOperation,
     StorageSeen,
     Swept,
@@ -172,6 +173,7 @@ class EventLog:
             JobTakenOver: self._on_job_taken_over,
             StorageOperation: self._on_storage_operation,
             FileDamaged: self._on_file_damaged,
+            SpooledImageLost: self._on_spooled_image_lost,
             StorageSeen: self._on_storage_seen,
             RuntimeSeen: self._on_runtime_seen,
             Swept: self._on_swept,
@@ -244,6 +246,9 @@ class EventLog:
             self._damaged.popitem(last=False)
         key = _IDS.sub(r"\1…\2", event.key)
         self._log.error("a file of the store is damaged", backend=event.backend, key=key, reason=event.reason)
+
+    def _on_spooled_image_lost(self, event: SpooledImageLost) -> None:
+        self._log.error("a finished image vanished from the spool before it was sent", model=event.model)
 
     def _on_storage_seen(self, event: StorageSeen) -> None:
         if self._storage_writable != event.writable:

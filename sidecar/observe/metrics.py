@@ -27,6 +27,7 @@ from sidecar.events import (
     PredictStarted,
     RuntimeSeen,
     Spooled,
+    SpooledImageLost,
     StorageCounted,
     StorageOperation,
     StorageSeen,
@@ -105,6 +106,9 @@ class Metrics:
             "jobs_bytes", "Bytes of these records; on a volume they count in STORAGE_MAX_BYTES."
         )
         self._spool_images = self._gauge("spool_images", "Images that wait on this pod for a store that is away.")
+        self._spool_lost = self._counter(
+            "spool_lost_images", "Finished images that vanished from this pod's spool before they were sent.", "model"
+        )
         self._storage_writable = self._gauge(
             "storage_writable", "1 when the store could be written at the last look.", "backend"
         )
@@ -145,6 +149,7 @@ class Metrics:
             StorageCounted: self._on_storage_counted,
             JobsCounted: self._on_jobs_counted,
             Spooled: self._on_spooled,
+            SpooledImageLost: self._on_spooled_image_lost,
             StorageSeen: self._on_storage_seen,
             RuntimeSeen: self._on_runtime_seen,
             Swept: self._on_swept,
@@ -196,6 +201,9 @@ class Metrics:
     def _on_spooled(self, event: Spooled) -> None:
         self._spool_images.of().set(event.images)
 
+    def _on_spooled_image_lost(self, event: SpooledImageLost) -> None:
+        self._spool_lost.of(event.model).inc()
+
     def _on_storage_seen(self, event: StorageSeen) -> None:
         self._storage_writable.of(event.backend).set(event.writable)
 
@@ -226,6 +234,7 @@ class Metrics:
             for reason in ("unreachable", "not_ready", "busy", "refused_parameters"):
                 self._retries.of(model, reason)
             self._runtime_ready.of(model)
+            self._spool_lost.of(model)
         for metric in (self._stored_images, self._stored_bytes, self._storage_images, self._storage_bytes):
             metric.of(backend)
         self._storage_writable.of(backend)

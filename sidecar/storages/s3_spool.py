@@ -6,7 +6,6 @@ What an earlier process of the pod could not send is recalled and sent as well.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from sidecar.domain import Deletion, GeneratedImage, ImageId, ImageRecord, StoredImage
 from sidecar.errors import ImageNotFound, SidecarError, StoreAway
-from sidecar.events import Crashed, Spooled
+from sidecar.events import Crashed, Spooled, SpooledImageLost
 from sidecar.ports import Clock, Observer
 from sidecar.storages.file import FileStorage
 
@@ -32,7 +31,8 @@ class WaitingImages:
         self._send = send
         self._clock = clock
         self._observer = observer
-        self._waiting: set[ImageId] = set()
+        self._waiting: dict[ImageId, str] = {}
+        """With the models that made them."""
         self._locks: WeakValueDictionary[ImageId, asyncio.Lock] = WeakValueDictionary()
         self._recalled = False
         self._store_is_back = asyncio.Event()
@@ -46,12 +46,12 @@ class WaitingImages:
     async def hold(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
         """Keep a staged image until it is sent. Raises StorageFailure."""
         waiting = await self._files.commit(image, record)
-        self._note(record.image_id, waits=True)
+        self._waits(record)
+        self._observer(Spooled(images=len(self._waiting)))
         return replace(waiting, held=True)
 
-    def _note(self, image_id: ImageId, *, waits: bool) -> None:
-        (self._waiting.add if waits else self._waiting.discard)(image_id)
-        self._observer(Spooled(images=len(self._waiting)))
+    def _waits(self, record: ImageRecord) -> None:
+        self._waiting[record.image_id] = record.request.model
 
     def alone_with(self, image_id: ImageId) -> asyncio.Lock:
         """Held by whoever sends a waiting image or deletes it: what was deleted must not be sent after all."""
@@ -60,13 +60,15 @@ class WaitingImages:
     async def delete(self, image_id: ImageId) -> Deletion:
         """Raises StorageFailure; then the image waits as before."""
         deletion = await self._files.delete(image_id)
-        self._note(image_id, waits=False)
+        self._waiting.pop(image_id, None)
+        self._observer(Spooled(images=len(self._waiting)))
         return deletion
 
     async def recall(self) -> None:
         """What an earlier process could not send. Raises StorageFailure."""
         if not self._recalled:
-            self._waiting |= {record.image_id for record in await self._files.everything()}
+            for record in await self._files.everything():
+                self._waits(record)
             self._recalled = True
             self._observer(Spooled(images=len(self._waiting)))
 
@@ -111,8 +113,12 @@ class WaitingImages:
 
     async def _send_one(self, image_id: ImageId) -> None:
         """It waits until nothing is left of it here: what cannot be deleted is sent once more, which is no harm."""
-        with contextlib.suppress(ImageNotFound):
+        model = self._waiting[image_id]
+        try:
             stored = await self._files.get_even_expired(image_id)  # the clock may be ahead: the bucket's sweep decides
+        except ImageNotFound:
+            self._observer(SpooledImageLost(model=model))
+        else:
             if stored.path is not None:
                 await self._send(stored.path, stored.record)
         await self.delete(image_id)
