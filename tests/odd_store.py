@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import web
@@ -48,6 +50,7 @@ class Odd:
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
         self.marks: dict[str, str] = {}
+        self.modified: dict[str, str] = {}  # what GET and HEAD say, not what listings do
         self.headers: dict[str, str] = {}
         self.refused: set[str] = set()
         self.unreadable: set[str] = set()
@@ -55,6 +58,10 @@ class Odd:
         self.undeletable: set[str] = set()
         self.puts: list[str] = []
         self.breaks_off = False
+        self.cut_off = 0  # so many GETs of images end in the middle
+        self.unlisted: set[str] = set()  # parts of the keys that listings leave out
+        self.endless: set[str] = set()  # parts of the keys whose objects do not end
+        self.given_endlessly = 0
         self.is_a_web_page = False
         self.conflicts = 0
         self.deletions: list[str] = []
@@ -82,7 +89,7 @@ class Odd:
         body, key = await request.read(), request.path.removeprefix("/pictures/")
         await self.answering.wait()
         if "list-type" in request.query:
-            return self._list(request.query["prefix"])
+            return self._list(request.query["prefix"], request.query.get("start-after", ""))
         if self.is_a_web_page and request.method != "PUT":
             return web.Response(status=404, text="<p>Nothing here<br>", content_type="text/html")
         if request.method == "PUT":
@@ -106,11 +113,35 @@ class Odd:
             return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
         if key not in self.kept:
             return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
-        about = {"ETag": '"one"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+        about = {"ETag": '"one"', "Last-Modified": self.modified.get(key, "Thu, 01 Jan 2026 00:00:00 GMT")}
         mark = {"x-amz-meta-mark": self.marks[key]} if key in self.marks else {}
+        if any(part in key for part in self.endless):
+            return await self._never_end(request, about)
         if request.method == "GET" and key.endswith(".png"):
             await self._give()
-        return web.Response(headers={**about, **mark}, body=self.kept[key])
+            if self.cut_off:
+                self.cut_off -= 1
+                return await self._break_off(request, len(self.kept[key]))
+        return self._part(request, key, {**about, **mark})
+
+    def _part(self, request: web.Request, key: str, headers: dict[str, str]) -> web.Response:
+        """What a Range asks for, or all of it."""
+        data, asked = self.kept[key], request.http_range
+        if request.method != "GET" or asked.start is None:
+            return web.Response(headers=headers, body=data)
+        if asked.start >= len(data):
+            return web.Response(status=416, text="<Error><Code>InvalidRange</Code></Error>")
+        return web.Response(status=206, headers=headers, body=data[asked])
+
+    async def _never_end(self, request: web.Request, headers: dict[str, str]) -> web.StreamResponse:
+        response = web.StreamResponse(headers=headers)
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while self.given_endlessly < 100 * 2**20:
+                await response.write(bytes(2**16))
+                self.given_endlessly += 2**16
+        return response
 
     async def _give(self) -> None:
         self.read_at_once += 1
@@ -135,19 +166,32 @@ class Odd:
             return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
         return web.Response(headers={"ETag": '"one"', **self.headers})
 
-    def _list(self, prefix: str) -> web.Response:
+    def _list(self, prefix: str, after: str) -> web.Response:
         about = "<Size>1</Size><ETag>one</ETag><LastModified>2026-01-01T00:00:00Z</LastModified>"
-        found = [f"<Contents><Key>{key}</Key>{about}</Contents>" for key in sorted(self.kept) if key.startswith(prefix)]
-        return web.Response(text=f"<ListBucketResult><Name>pictures</Name>{''.join(found)}</ListBucketResult>")
+        listed = [
+            key
+            for key in sorted(self.kept)
+            if key.startswith(prefix) and key > after and not any(part in key for part in self.unlisted)
+        ]
+        found = [f"<Contents><Key>{quote(key)}</Key>{about}</Contents>" for key in listed]
+        names = "<Name>pictures</Name><EncodingType>url</EncodingType>"
+        return web.Response(text=f"<ListBucketResult>{names}{''.join(found)}</ListBucketResult>")
 
-    async def _break_off(self, request: web.Request) -> web.StreamResponse:
+    async def _break_off(self, request: web.Request, promised: int = 1000) -> web.StreamResponse:
         """Less than was promised."""
-        response = web.StreamResponse(headers={"ETag": '"one"', "Content-Length": "1000"})
+        response = web.StreamResponse(headers={"ETag": '"one"', "Content-Length": str(promised)})
         await response.prepare(request)
         await response.write(b"{")
         assert request.transport is not None
         request.transport.close()
         return response
+
+    @property
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=2**25)
+        app.router.add_route("*", "/{path:.*}", self.handle)
+        app.on_response_prepare.append(self.date_answers)
+        return app
 
 
 @pytest.fixture
@@ -155,10 +199,7 @@ async def odd(aiohttp_server: Any, monkeypatch: pytest.MonkeyPatch) -> Odd:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "of-no-value")
     stand_in = Odd()
-    app = web.Application(client_max_size=2**20)
-    app.router.add_route("*", "/{path:.*}", stand_in.handle)
-    app.on_response_prepare.append(stand_in.date_answers)
-    stand_in.url = f"http://127.0.0.1:{(await aiohttp_server(app)).port}"
+    stand_in.url = f"http://127.0.0.1:{(await aiohttp_server(stand_in.app)).port}"
     return stand_in
 
 

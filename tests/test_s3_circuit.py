@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import pytest
 
 from sidecar.config import read_settings
 from sidecar.errors import StorageFailure, StoreAway
-from sidecar.storages.s3_bucket import Bucket, opened_bucket
+from sidecar.storages.s3_bucket import Bucket
+from sidecar.storages.s3_client import opened_bucket
 from tests.odd_store import Odd, at, odd
 from tests.storage_contract import HeldClock
 
@@ -72,31 +73,27 @@ async def test_whoever_waits_for_a_connection_in_vain_does_not_take_the_store_fo
         assert await bucket.get("get", "small") is None
 
 
-async def test_an_image_under_way_to_a_client_holds_one_connection_until_it_has_arrived(odd: Odd) -> None:
-    odd.kept["image"] = bytes(300 * 1024)
+async def test_a_download_holds_a_connection_while_it_fetches_and_not_longer(odd: Odd) -> None:
+    odd.kept["image"] = bytes(300)
     async with bucket_of(odd, HeldClock(), pool_size=1) as bucket:
-        pieces = bucket.stream("get", "image", 0, 300 * 1024)
-        await anext(pieces)
-        with pytest.raises(StorageFailure, match="more to do"):
-            await bucket.get("get", "image")
-        await pieces.aclose()
+        async with bucket.downloading("get") as fetch:
+            assert await fetch("image", 0, 300) == [bytes(300)]
+            with pytest.raises(StorageFailure, match="more to do"):
+                await bucket.get("get", "image")
         assert await bucket.get("get", "image")
 
 
 @pytest.mark.parametrize(("pool_size", "share"), [(2, 1), (3, 2), (4, 3)])
-async def test_slow_downloads_leave_a_quarter_of_the_connections_to_everything_else(
+async def test_downloads_leave_a_quarter_of_the_connections_to_everything_else(
     pool_size: int, share: int, odd: Odd
 ) -> None:
-    odd.kept["image"] = bytes(300 * 1024)
-    async with bucket_of(odd, HeldClock(), pool_size=pool_size) as bucket:
-        downloads = [bucket.stream("get", "image", 0, 300 * 1024) for _ in range(share + 1)]
-        for download in downloads[:share]:
-            await anext(download)
+    odd.kept["image"] = bytes(300)
+    async with bucket_of(odd, HeldClock(), pool_size=pool_size) as bucket, AsyncExitStack() as downloads:
+        for _ in range(share):
+            await downloads.enter_async_context(bucket.downloading("get"))
         with pytest.raises(StorageFailure, match="more to do"):
-            await anext(downloads[share])
+            await downloads.enter_async_context(bucket.downloading("get"))
         assert await bucket.get("get", "image")
-        for download in downloads:
-            await download.aclose()
 
 
 async def test_a_call_that_is_too_slow_while_the_store_answers_others_does_not_take_it_for_away(odd: Odd) -> None:
@@ -117,7 +114,8 @@ async def test_an_answer_that_breaks_off_while_the_store_answers_others_does_not
         await bucket.put("put", "anything", b"")
         odd.breaks_off = True
         with pytest.raises(StoreAway):
-            _ = [piece async for piece in bucket.stream("get", "image", 0, 1000)]
+            async with bucket.downloading("get") as fetch:
+                await fetch("image", 0, 1000)
         with pytest.raises(StoreAway):
             await bucket.get("get", "anything")
         assert not bucket.away

@@ -12,8 +12,9 @@ from sidecar.domain import JobId
 from sidecar.errors import StorageFailure
 from sidecar.storages import keys
 from sidecar.storages.job_records import encode_job, encode_key
-from sidecar.storages.s3_bucket import Entry
+from sidecar.storages.listed_keys import JobPart
 from sidecar.storages.s3_jobs import S3Jobs
+from sidecar.storages.s3_listing import Entry
 from tests.job_store_contract import NOW, job, lease, result
 from tests.odd_store import Odd, at, odd, store_of
 
@@ -39,7 +40,8 @@ async def test_a_proxy_s_404_is_no_missing_job(odd: Odd, jobs: S3Jobs) -> None:
 
 
 async def test_what_was_missing_once_is_read_again(odd: Odd, jobs: S3Jobs) -> None:
-    entry = Entry("jobs/open/one.json", 1, "one", NOW)
+    part = JobPart(job().job_id, "job")
+    entry = Entry(keys.open_job_key(part.job_id), part, 1, "one", NOW)
     assert await jobs._bytes_of(entry, "list") == b""
     odd.kept[entry.key] = b"there after all"
     assert await jobs._bytes_of(entry, "list") == b"there after all"

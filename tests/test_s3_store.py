@@ -94,7 +94,7 @@ async def test_several_pods_sweep_one_bucket_at_once_and_count_each_image_once(
         assert sum(report.freed_bytes for report in reports) == 20 * len(PNG)
         assert [report.errors for report in reports] == [0, 0]
         assert await listed(other) == [kept.record.image_id]
-        left = [entry.key async for entry in one._bucket.entries("list", "")]
+        left = [entry.key async for entry in one._bucket.entries("list", "", str)]
         assert {key.split("/")[0] for key in left} == {"expiry", "images", "inventory", "probe", "records"} - (
             set() if any(key.startswith("probe/") for key in left) else {"probe"}
         )

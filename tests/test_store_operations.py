@@ -15,7 +15,8 @@ from sidecar.config import read_settings
 from sidecar.errors import StorageFailure
 from sidecar.events import Event, StorageOperation
 from sidecar.storages.directory import Directory
-from sidecar.storages.s3_bucket import Bucket, opened_bucket
+from sidecar.storages.s3_bucket import Bucket
+from sidecar.storages.s3_client import opened_bucket
 from tests.odd_store import Odd, at, odd
 from tests.storage_contract import HeldClock
 

@@ -22,7 +22,7 @@ from aiohttp.web_request import BaseRequest
 
 from sidecar.domain import IMAGE_EXTENSIONS, ImageId, ImageRecord, StoredImage
 from sidecar.edge.keys import CLOCK, SERVICE, SETTINGS
-from sidecar.errors import ImageNotFound, SidecarError
+from sidecar.errors import ImageDamaged, ImageNotFound, SidecarError
 from sidecar.ports import Link, OpenFile
 
 _FOLLOWING_SECONDS = 5.0  # between being given a redirect and following it
@@ -43,6 +43,8 @@ async def image(request: web.Request) -> web.StreamResponse:
     service, image_id = request.app[SERVICE], image_id_of(request)
     try:
         return await _image(request, await service.get(image_id))
+    except ImageDamaged:
+        raise
     except ImageNotFound:
         return await _image(request, await service.get(image_id))
 

@@ -268,7 +268,8 @@ class EventLog:
     def _on_cleanup_skipped(self, event: CleanupSkipped) -> None:
         """Once, and again only after a pass without it: what keeps on is told by the metric."""
         if event.reason not in self._skipped | self._skipped_before:
-            self._log.warning("clean-up skipped", reason=event.reason, count=event.count, detail=event.detail)
+            detail = None if event.detail is None else _IDS.sub(r"\1…\2", event.detail)
+            self._log.warning("clean-up skipped", reason=event.reason, count=event.count, detail=detail)
         self._skipped.add(event.reason)
 
     def _on_swept(self, event: Swept) -> None:

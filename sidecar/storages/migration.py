@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from sidecar.domain import ImageRecord, StoredImage, StoredJob
-from sidecar.errors import ImageNotFound, JobNotFound, SidecarError, StorageFailure
+from sidecar.errors import ImageDamaged, ImageNotFound, JobNotFound, SidecarError, StorageFailure
 from sidecar.ports import Clock, Storage
 from sidecar.storages.file import FileStorage
 from sidecar.storages.s3 import S3Storage
@@ -134,7 +134,11 @@ class Migration:
 
 
 async def _digest(store: Storage, stored: StoredImage) -> str:
+    """Empty where the store itself says that the image is damaged."""
     digest = hashlib.sha256()
-    async for piece in store.stream(stored, 0, stored.record.size_bytes):
-        digest.update(piece)
+    try:
+        async for piece in store.stream(stored, 0, stored.record.size_bytes):
+            digest.update(piece)
+    except ImageDamaged:
+        return ""
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -32,16 +32,20 @@ from sidecar.domain import (
 )
 from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure, StoreAway
 from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, OpenFile, RecordFilter, StagedFile
-from sidecar.storages import keys, s3_links
+from sidecar.storages import keys, listed_keys, s3_links
 from sidecar.storages.disk import LEFTOVER_SECONDS
 from sidecar.storages.file import FileStorage
 from sidecar.storages.recent import RecentImages
-from sidecar.storages.records import decode_record, encode_record
-from sidecar.storages.s3_bucket import BACKEND, Bucket, opened_bucket
+from sidecar.storages.records import encode_record
+from sidecar.storages.s3_bucket import BACKEND, Bucket
+from sidecar.storages.s3_client import opened_bucket
 from sidecar.storages.s3_deletions import CLAIMS, BucketDeletions
+from sidecar.storages.s3_download import Downloads
+from sidecar.storages.s3_errors import Damaged
 from sidecar.storages.s3_inventory import BucketInventory
 from sidecar.storages.s3_jobs import S3Jobs
 from sidecar.storages.s3_local import LocalRoom
+from sidecar.storages.s3_records import BucketRecords, told_as_of_the_image
 from sidecar.storages.s3_spool import WaitingImages, tell
 from sidecar.storages.undisturbed import to_its_end
 
@@ -105,8 +109,10 @@ class S3Storage:
         self._clock = clock
         self._observer = observer
         self._recent = RecentImages(clock)
+        self._records = BucketRecords(bucket)
         self._inventory = BucketInventory(bucket)
-        self._deletions = BucketDeletions(bucket, self._record, self._forget)
+        self._deletions = BucketDeletions(bucket, self._records.read_if_whole, self._forget)
+        self._downloads = Downloads(bucket)
         self._was_writable = False
         self.waiting = WaitingImages(spool, self.send, clock=clock, observer=observer)
         self._local = LocalRoom(spool, lambda: self.held, clock)
@@ -185,19 +191,13 @@ class S3Storage:
 
     async def _read(self, image_id: ImageId) -> StoredImage:
         """Both halves must be there: either may have been deleted behind our back."""
-        record = await self._record(image_id)
-        if (
-            record is None
-            or await self._bucket.head("get", keys.image_key(image_id, record.picture.media_type)) is None
-        ):
-            raise ImageNotFound
+        with told_as_of_the_image():
+            record = await self._records.read(image_id)
+            if record is None or not await self._bucket.holds(
+                "get", keys.image_key(image_id, record.picture.media_type), record.size_bytes
+            ):
+                raise ImageNotFound
         return StoredImage(record=record)
-
-    async def _record(self, image_id: ImageId, operation: str = "get") -> ImageRecord | None:
-        data = await self._bucket.get(operation, keys.record_key(image_id))
-        with contextlib.suppress(ValueError):
-            return None if data is None else decode_record(data)
-        return None
 
     async def open(self, stored: StoredImage, head: int) -> OpenFile:
         return await self._spool.open(stored, head)
@@ -212,15 +212,10 @@ class S3Storage:
                     yield piece
         if sent == length:
             return
-        key = keys.image_key(record.image_id, record.picture.media_type)
-        async with contextlib.aclosing(self._bucket.stream("get", key, start + sent, length - sent)) as pieces:
-            async for piece in pieces:
-                sent += len(piece)
-                yield piece
-        if not sent:
-            raise ImageNotFound
-        if sent != length:
-            raise StorageFailure("The image store gave less of the image than there is of it.", retry_after=30)
+        with told_as_of_the_image():
+            async with contextlib.aclosing(self._downloads.pieces(record, start + sent, length - sent)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     async def link(self, stored: StoredImage) -> Link | None:
         if self._s3.delivery == "proxy" or stored.record.image_id in self.waiting:
@@ -248,7 +243,9 @@ class S3Storage:
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
         if image_id in self.waiting:
             return await self._spool.thumbnail(image_id)
-        return await self._bucket.get("get", keys.thumbnail_key(image_id))
+        with contextlib.suppress(Damaged):  # made anew
+            return await self._bucket.get("get", keys.thumbnail_key(image_id))
+        return None
 
     async def put_thumbnail(self, image_id: ImageId, data: bytes) -> None:
         if image_id in self.waiting:
@@ -266,7 +263,7 @@ class S3Storage:
         now = self._clock.now()
         records: list[ImageRecord] = []
         last, examined = None, 0
-        async for name, record in self._records(tag, cursor, limit + 1):
+        async for name, record in self._listed_records(tag, cursor, limit + 1):
             if len(records) == limit or examined == EXAMINED_RECORDS:
                 return RecordPage(records=tuple(records), cursor=last)
             last, examined = name, examined + 1
@@ -274,17 +271,16 @@ class S3Storage:
                 records.append(record)
         return RecordPage(records=tuple(records))
 
-    async def _records(
+    async def _listed_records(
         self, tag: str, cursor: str | None, at_once: int
     ) -> AsyncIterator[tuple[str, ImageRecord | None]]:
         """One owner's records after the cursor, newest first, so many read side by side."""
         prefix = f"{keys.records_of(tag)}/"
         after = f"{prefix}{cursor[: keys.SHARD_DIGITS]}/{cursor}.json" if cursor else ""
         names: list[str] = []
-        async for entry in self._bucket.entries("list", prefix, after=after, page=min(1000, at_once)):
-            name = entry.key.rsplit("/", 1)[1].removesuffix(".json")
-            if keys.is_cursor(name, tag):
-                names.append(name)
+        page = min(1000, at_once)
+        async for entry in self._bucket.entries("list", prefix, listed_keys.recorded_image, after=after, page=page):
+            names.append(keys.record_name(entry.names))
             if len(names) == at_once:
                 for pair in await self._read_records(names):
                     yield pair
@@ -301,7 +297,7 @@ class S3Storage:
         known = self._recent.known(image_id)
         if known is not None:
             return known.record
-        record = await self._record(image_id, "list")
+        record = await self._records.read_if_whole(image_id, "list")
         if record is not None:
             self._recent.learn(StoredImage(record=record))
         return record
@@ -335,21 +331,23 @@ class S3Storage:
     # --- upkeep -------------------------------------------------------------------------------------------------------
 
     async def expired(self, now: datetime) -> AsyncIterator[ExpiredImage]:
-        async for entry in self._bucket.entries("list", "expiry/"):
-            found = keys.expiry_of_name(entry.key.rsplit("/", 1)[1])
-            if found is not None and found[0] > now:
+        async for entry in self._bucket.entries("list", "expiry/", listed_keys.expiry_entry, cleans=True):
+            if entry.names.expires > now:
                 return
-            if found is not None:
-                yield ExpiredImage(found[1], entry.key)
+            yield ExpiredImage(entry.names.image_id, entry.key)
 
     async def delete_leftovers(self, now: datetime) -> int:
         """Staged files, and the marks of pods that have died."""
         before = now - timedelta(seconds=LEFTOVER_SECONDS)
+        marks: tuple[tuple[str, Callable[[str], object]], ...] = (
+            (CLAIMS, listed_keys.deletion_claim),
+            ("probe/", listed_keys.probing_instance),
+        )
         left = [
             entry.key
-            for prefix in (CLAIMS, "probe/")
-            async for entry in self._bucket.entries("list", prefix)
-            if entry.modified < before and not entry.key.endswith(self.instance)
+            for prefix, names in marks
+            async for entry in self._bucket.entries("list", prefix, names, cleans=True)
+            if entry.modified < before and entry.names != self.instance
         ]
         await self._bucket.delete("delete", left)
         return await self._spool.delete_leftovers(now)

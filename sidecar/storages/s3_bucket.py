@@ -1,90 +1,49 @@
 """One bucket through one client: each call under its own deadline, timed, its errors translated.
 
-What a store answers is believed only if it looks like S3, and a store that was found away is left alone for some
-seconds, so that of many calls one waits and the others fail at once (s3_circuit.py).
+What a store answers is believed only if it looks like S3, and is read up to a bound, whatever length it promises. A
+store that was found away is left alone for some seconds, so that of many calls one waits and the others fail at once
+(s3_circuit.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import aioboto3
-from aiobotocore.config import AioConfig
 from botocore.exceptions import ClientError, NoCredentialsError
-from botocore.handlers import add_expect_header
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
 from sidecar.config import S3Settings, without_credentials
-from sidecar.errors import StorageFailure
+from sidecar.errors import StorageFailure, bounded
+from sidecar.events import CleanupSkipped, CleanupSkipReason, FileDamaged
 from sidecar.ports import Clock, Observer
 from sidecar.storages.directory import failure_of as disk_failure_of
+from sidecar.storages.s3_body import pieces_of
 from sidecar.storages.s3_circuit import Circuit
-from sidecar.storages.s3_errors import ABSENT, TROUBLES, NotS3, Unreached, code_of, failure_of
+from sidecar.storages.s3_errors import ABSENT, OUT_OF_RANGE, TROUBLES, Damaged, NotS3, Unreached, code_of, failure_of
 from sidecar.storages.s3_links import Signer
-from sidecar.storages.s3_signing import choose_signer
+from sidecar.storages.s3_listing import Entry, parsed
 from sidecar.storages.stated import stated
 
 _T = TypeVar("_T")
+Fetch = Callable[[str, int, int], Awaitable[list[bytes] | None]]
+"""Key, start and length of a range to its bytes in pieces: fewer where the object ends, None where it is gone."""
 
 BACKEND = "s3"
 DEADLINE_SECONDS = 15.0
 """For a small call with its retries. An upload or a piece of a download has this and its own length's time."""
+MAX_OBJECT_BYTES = 1024 * 1024
+"""Of an object that is read whole. Records, jobs and thumbnails of ours have about a tenth at most."""
 _SLOWEST_BYTES_PER_SECOND = 256 * 1024
 _DELETED_AT_ONCE = 1000
-_PIECE = 256 * 1024
 _CONFLICTS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An object as a listing shows it, its key without the prefix."""
-
-    key: str
-    size: int
-    etag: str
-    modified: datetime
-
-
-@asynccontextmanager
-async def opened_bucket(
-    settings: S3Settings, clock: Clock, observer: Observer, *, deadline: float = DEADLINE_SECONDS
-) -> AsyncIterator[Bucket]:
-    """The bucket between start and stop, with one client for all of that time; `deadline` in seconds."""
-    session = aioboto3.Session()
-    config = AioConfig(
-        s3={"addressing_style": settings.addressing_style},
-        retries={"mode": "standard", "max_attempts": 4},
-        max_pool_connections=settings.pool_size,
-        connect_timeout=5,
-        read_timeout=deadline,
-        request_checksum_calculation="when_required",  # not every store knows the newer trailing checksums
-        response_checksum_validation="when_required",
-    )
-    region = session.region_name or "us-east-1"
-    async with session.client("s3", region_name=region, endpoint_url=settings.endpoint_url, config=config) as client:
-        events = client.meta.events
-        events.unregister("before-call.s3", add_expect_header)  # a server that never says 100 holds a PUT for ever
-        events.register("before-call.s3.DeleteObjects", _add_md5)
-        events.register("choose-signer.s3.PutObject", choose_signer)
-        yield Bucket(client, session, settings, clock=clock, observer=observer, deadline=deadline)
-
-
-def _add_md5(params: dict[str, Any], **_: Any) -> None:
-    """Older stores want it with every batch of deletions."""
-    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
-    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
 
 class Bucket:
@@ -192,15 +151,41 @@ class Bucket:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, operation: str, key: str) -> bytes | None:
-        """A small object whole, None where there is none."""
+        """A small object whole, None where there is none. Raises Damaged for more than MAX_OBJECT_BYTES."""
         return await self.run(operation, lambda: self._get(key))
 
     async def _get(self, key: str) -> bytes | None:
         answer = await self._get_object(Key=self.prefix + key)
+        return None if answer is None else b"".join(await pieces_of(answer, MAX_OBJECT_BYTES, key))
+
+    async def read(self, operation: str, key: str, decode: Callable[[bytes], _T]) -> _T | None:
+        """A small object decoded, None where there is none. Raises Damaged where `decode` raises ValueError."""
+
+        async def call() -> _T | None:
+            data = await self._get(key)
+            try:
+                return None if data is None else decode(data)
+            except ValueError as error:
+                raise Damaged(key, bounded(str(error))) from error
+
+        return await self.run(operation, call)
+
+    async def exists(self, operation: str, key: str) -> bool:
+        """By a GET of one byte: its 404 tells a missing object from a missing store, a HEAD's may be any proxy's."""
+        return await self.run(operation, lambda: self._exists(key))
+
+    async def _exists(self, key: str) -> bool:
+        try:
+            answer = await self._get_object(Key=self.prefix + key, Range="bytes=0-0")
+        except ClientError as error:
+            if code_of(error) in OUT_OF_RANGE:  # an empty object has no first byte
+                return True
+            raise
         if answer is None:
-            return None
-        async with answer["Body"] as body:
-            return bytes(await body.read())
+            return False
+        with contextlib.suppress(Damaged):  # the store does not know ranges
+            await pieces_of(answer, 1, key)
+        return True
 
     async def _get_object(self, **arguments: Any) -> dict[str, Any] | None:
         try:
@@ -226,33 +211,72 @@ class Bucket:
         _require_s3(answer)
         return answer
 
-    async def stream(self, operation: str, key: str, start: int, length: int) -> AsyncGenerator[bytes]:
-        """Part of an object in pieces, each within its own deadline; none at all where the object is gone."""
-        part = {"Key": self.prefix + key, "Range": f"bytes={start}-{start + length - 1}"}
-        async with contextlib.AsyncExitStack() as stack:
-            with self._noted(operation):
-                await stack.enter_async_context(self._place(self._downloads))
-                await stack.enter_async_context(self._place(self._places))
-                answer = await self._admitted(lambda: self._get_object(**part), self._deadline)
-            if answer is None:
-                return
-            response = await stack.enter_async_context(answer["Body"])
-            while piece := await self._asked(lambda: response.content.read(_PIECE), self._deadline):
-                yield piece
+    async def holds(self, operation: str, key: str, size: int) -> bool:
+        """Whether there is an object, by HEAD. Raises Damaged for one of another size."""
 
-    async def entries(self, operation: str, prefix: str, *, after: str = "", page: int = 1000) -> AsyncIterator[Entry]:
-        """Objects in the order of their keys, listed as far as somebody reads on."""
+        async def call() -> bool:
+            found = await self._head(key)
+            if found is not None and found.get("ContentLength", size) != size:
+                raise Damaged(key, f"{found['ContentLength']} bytes are stored, its record says {size}")
+            return found is not None
+
+        return await self.run(operation, call)
+
+    @asynccontextmanager
+    async def downloading(self, operation: str) -> AsyncIterator[Fetch]:
+        """One of the connections that downloads may have: three quarters of the pool. Inside, fetch one range.
+
+        Leave it before the bytes are given on, because who takes them may be slow.
+        """
+        with self._noted(operation):
+            async with self._place(self._downloads), self._place(self._places):
+                yield self._fetch
+
+    async def _fetch(self, key: str, start: int, length: int) -> list[bytes] | None:
+        """Raises Damaged where more than `length` bytes come."""
+        deadline = self._deadline + length / _SLOWEST_BYTES_PER_SECOND
+        return await self._admitted(lambda: self._range(key, start, length), deadline)
+
+    async def _range(self, key: str, start: int, length: int) -> list[bytes] | None:
+        try:
+            answer = await self._get_object(Key=self.prefix + key, Range=f"bytes={start}-{start + length - 1}")
+        except ClientError as error:
+            if code_of(error) in OUT_OF_RANGE:
+                return []
+            raise
+        return None if answer is None else await pieces_of(answer, length, key)
+
+    async def entries(
+        self,
+        operation: str,
+        prefix: str,
+        names: Callable[[str], _T | None],
+        *,
+        after: str = "",
+        page: int = 1000,
+        cleans: bool = False,
+    ) -> AsyncIterator[Entry[_T]]:
+        """Objects in the order of their keys, listed as far as the caller reads on.
+
+        Keys that `names` returns None for are foreign and left out; with `cleans` they are counted as skipped.
+        """
         where = {"Bucket": self.name, "Prefix": self.prefix + prefix, "MaxKeys": page}
         if after:
             where["StartAfter"] = self.prefix + after
         while True:
             answer = await self.run(operation, lambda: self._list(where))
-            for found in answer.get("Contents", ()):
-                key = found["Key"].removeprefix(self.prefix)
-                yield Entry(key, found["Size"], found["ETag"], found["LastModified"])
+            entries, foreign = parsed(answer.get("Contents", ()), self.prefix, names)
+            if foreign and cleans:
+                self.skipped("foreign_key", len(foreign), f"{bounded(foreign[0], 120)} is not a key of this server's")
+            for entry in entries:
+                yield entry
             if not answer.get("IsTruncated"):
                 return
             where["ContinuationToken"] = answer["NextContinuationToken"]
+
+    def skipped(self, reason: CleanupSkipReason, count: int, detail: str) -> None:
+        """State that clean-up kept what it might have deleted."""
+        self._observer(CleanupSkipped(reason=reason, count=count, detail=detail))
 
     async def _list(self, where: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = await self.client.list_objects_v2(**where)
@@ -297,8 +321,14 @@ class Bucket:
             async with self._place(self._places):
                 return await self._admitted(call, deadline or self._deadline)
 
-    def _noted(self, operation: str) -> AbstractContextManager[None]:
-        return stated(self._observer, BACKEND, operation)
+    @contextmanager
+    def _noted(self, operation: str) -> Iterator[None]:
+        with stated(self._observer, BACKEND, operation):
+            try:
+                yield
+            except Damaged as error:
+                self._observer(FileDamaged(backend=BACKEND, key=error.key, reason=error.detail))
+                raise
 
     @asynccontextmanager
     async def _place(self, places: asyncio.Semaphore) -> AsyncIterator[None]:
@@ -332,7 +362,7 @@ class Bucket:
             self._circuit.failed(failure)
             raise
         except StorageFailure as failure:
-            if isinstance(failure.__cause__, ClientError):
+            if isinstance(failure, Damaged) or isinstance(failure.__cause__, ClientError):
                 self._circuit.answered()
             raise
         self._circuit.answered()
@@ -348,7 +378,7 @@ class Bucket:
     async def check(self, instance: str, *, was_writable: bool) -> None:
         """Prove that the bucket can be written; once proved, reading is enough and costs a tenth."""
         key = f"probe/{instance}"
-        if was_writable and await self.get("check", key) is not None:
+        if was_writable and await self.exists("check", key):
             return
         await self.put("check", key, b"{}")
 

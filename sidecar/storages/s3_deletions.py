@@ -39,18 +39,33 @@ class BucketDeletions:
         return deletion
 
     async def expired(self, expired: Sequence[ExpiredImage]) -> list[Deletion | BaseException]:
-        """In batches; what happened to each, in their order."""
-        outcomes = await asyncio.gather(*(self._claim_expired(one.image_id) for one in expired), return_exceptions=True)
-        work = list(zip(expired, outcomes, strict=True))
-        await self.remove(
-            [(one.image_id, one.key) for one, outcome in work if isinstance(outcome, Deletion)],
-            [one.image_id for one, outcome in work if isinstance(outcome, Deletion) and outcome.first],
-        )
-        return outcomes
+        """In batches; what happened to each, in their order.
 
-    async def _claim_expired(self, image_id: ImageId) -> Deletion:
-        record = await self._read(image_id, "delete")
-        return Deletion(first=False) if record is None else await self._claimed(image_id, record)
+        An entry of the index that contradicts its image's record is removed alone: the record decides.
+        """
+        found = await asyncio.gather(*(self._claim_expired(one) for one in expired), return_exceptions=True)
+        work = [(one, outcome) for one, outcome in zip(expired, found, strict=True) if isinstance(outcome, Deletion)]
+        await self.remove(
+            [(one.image_id, one.key) for one, _ in work],
+            [one.image_id for one, outcome in work if outcome.first],
+        )
+        stray = [one.key for one, outcome in zip(expired, found, strict=True) if outcome is None]
+        await self._remove_stray(stray)
+        return [Deletion(first=False) if outcome is None else outcome for outcome in found]
+
+    async def _claim_expired(self, expired: ExpiredImage) -> Deletion | None:
+        """None for an entry that is not the one which belongs to its image's record."""
+        record = await self._read(expired.image_id, "delete")
+        if record is None:
+            return Deletion(first=False)
+        if record.expires is None or keys.expiry_key(record.expires, record.image_id) != expired.key:
+            return None
+        return await self._claimed(expired.image_id, record)
+
+    async def _remove_stray(self, entries: Sequence[str]) -> None:
+        if entries:
+            await self._bucket.delete("delete", entries)
+            self._bucket.skipped("record_still_there", len(entries), "an expiry entry contradicts its image's record")
 
     async def _claimed(self, image_id: ImageId, record: ImageRecord) -> Deletion:
         """Of those who want to delete an image one makes the claim, and it holds only while the record is there."""

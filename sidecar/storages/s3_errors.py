@@ -23,6 +23,7 @@ from sidecar.errors import StorageFailure, StoreAway, bounded
 
 RETRY_SECONDS = 30.0
 ABSENT = frozenset({"NoSuchKey", "404"})
+OUT_OF_RANGE = frozenset({"InvalidRange", "416"})
 _BAD_CREDENTIALS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidClientTokenId"}
 )
@@ -41,6 +42,16 @@ class NotS3(Exception):
 
 TROUBLES = (BotoCoreError, ClientError, ResponseParserError, NotS3, aiohttp.ClientError, OSError)
 """What `failure_of` knows the meaning of. A TimeoutError is an OSError."""
+
+
+class Damaged(StorageFailure):
+    """An object is not what was stored under its key, or too large for it."""
+
+    reason = "damaged"
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__("What the image store has of this is damaged.", detail=why)
+        self.key = key
 
 
 class Unreached(StoreAway):

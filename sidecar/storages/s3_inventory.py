@@ -1,4 +1,4 @@
-"""What a bucket holds, and which of its objects belong to nothing. Listed a shard at a time, so memory stays small."""
+"""What a bucket holds, counted once a day. Listed a shard at a time, so memory stays small."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
-from sidecar.domain import ImageId, Inventory, is_image_id, reverse_digits
-from sidecar.errors import ImageNotFound, StorageFailure
-from sidecar.storages import keys
+from sidecar.domain import Inventory
+from sidecar.errors import StorageFailure
+from sidecar.storages import keys, listed_keys
 from sidecar.storages.disk import LEFTOVER_SECONDS
-from sidecar.storages.s3_bucket import Bucket, Entry
+from sidecar.storages.listed_keys import ImageObject
+from sidecar.storages.s3_bucket import Bucket
+from sidecar.storages.s3_listing import Entry
+from sidecar.storages.s3_orphans import Orphans
 
 _DAYS_REMEMBERED = 8
 
@@ -32,11 +35,11 @@ class BucketInventory:
         if day == self._claimed_for or await self._bucket.create_once("inventory", _claim(day), b"{}"):
             inventory = await self._count_for(day, now)
         else:
-            data = await self._bucket.get("inventory", f"inventory/{day}.json")
-            if data is None:
+            found = await self._bucket.read("inventory", f"inventory/{day}.json", _decoded)
+            if found is None:
                 await self._free_forsaken(day, now)
                 return None
-            inventory = Inventory(**json.loads(data))
+            inventory = found
         self._known_for = day
         return inventory
 
@@ -65,39 +68,25 @@ class BucketInventory:
             await self._bucket.delete("inventory", [_claim(day)])
 
     async def _count(self, now: datetime) -> Inventory:
-        images = size = orphans = 0
         before = now - timedelta(seconds=LEFTOVER_SECONDS)
+        orphans = Orphans(self._bucket, before)
+        images = size = 0
         shards = set[str]()
         async for shard, entries in self._shards():
             shards.add(shard)
-            lonely = await self._lonely(shard, entries, before)
-            await self._bucket.delete("inventory", lonely)
-            orphans += len(lonely)
-            gone = set(lonely)
+            gone = await orphans.delete(shard, entries)
             for entry in entries:
                 if entry.key not in gone:
                     size += entry.size
-                    images += not _is_thumbnail(entry)
-        orphans += await self._delete_records_outside(shards, before)
-        return Inventory(images=images, size_bytes=size, orphans_deleted=orphans)
+                    images += not entry.names.thumbnail
+        await orphans.delete_records_outside(shards)
+        return Inventory(images=images, size_bytes=size, orphans_deleted=orphans.deleted, errors=orphans.errors)
 
-    async def _delete_records_outside(self, shards: set[str], before: datetime) -> int:
-        """Old records of shards in which no image is left."""
-        lonely = [
-            entry.key
-            async for entry in self._bucket.entries("inventory", "records/")
-            if entry.modified < before and (text := _recorded_in(entry)) and text[: keys.SHARD_DIGITS] not in shards
-        ]
-        await self._bucket.delete("inventory", lonely)
-        return len(lonely)
-
-    async def _shards(self) -> AsyncIterator[tuple[str, list[Entry]]]:
+    async def _shards(self) -> AsyncIterator[tuple[str, list[Entry[ImageObject]]]]:
         """The images' objects, those of one shard together."""
-        shard, entries = "", list[Entry]()
-        async for entry in self._bucket.entries("inventory", "images/"):
-            _, found, name = entry.key.split("/", 2)
-            if not is_image_id(name.split(".", 1)[0]):
-                continue
+        shard, entries = "", list[Entry[ImageObject]]()
+        async for entry in self._bucket.entries("inventory", "images/", listed_keys.image_object, cleans=True):
+            found = entry.names.image_id.text[: keys.SHARD_DIGITS]
             if found != shard and entries:
                 yield shard, entries
                 entries = []
@@ -106,39 +95,18 @@ class BucketInventory:
         if entries:
             yield shard, entries
 
-    async def _lonely(self, shard: str, entries: list[Entry], before: datetime) -> list[str]:
-        """Old objects without a record, and old records without an image, as keys."""
-        by_id: dict[str, list[Entry]] = {}
-        for entry in entries:
-            by_id.setdefault(_id_in(entry), []).append(entry)
-        pictured = {text for text, found in by_id.items() if not all(map(_is_thumbnail, found))}
-        recorded: dict[str, Entry] = {}
-        for owner in {ImageId(text).owner_tag for text in by_id}:
-            prefix = f"{keys.records_of(owner)}/{reverse_digits(shard)}/"
-            async for entry in self._bucket.entries("inventory", prefix):
-                if text := _recorded_in(entry):
-                    recorded[text] = entry
-        whole = pictured & recorded.keys()
-        orphans = [entry for text, found in by_id.items() if text not in whole for entry in found]
-        pictureless = [entry for text, entry in recorded.items() if text not in whole]
-        return [entry.key for entry in (*orphans, *pictureless) if entry.modified < before]
-
 
 def _claim(day: str) -> str:
     return f"inventory/{day}.claim"
 
 
-def _id_in(entry: Entry) -> str:
-    return entry.key.rsplit("/", 1)[1].split(".", 1)[0]
-
-
-def _is_thumbnail(entry: Entry) -> bool:
-    return entry.key.endswith(keys.THUMBNAIL_SUFFIX)
-
-
-def _recorded_in(entry: Entry) -> str | None:
-    """The id of the image that a record is of; None for what is no record of ours."""
+def _decoded(data: bytes) -> Inventory:
+    """The count of another pod. Raises ValueError."""
+    found = json.loads(data)
     try:
-        return keys.image_id_of_record_name(entry.key.rsplit("/", 1)[1].removesuffix(".json")).text
-    except (ImageNotFound, ValueError):
-        return None
+        images, size = found["images"], found["size_bytes"]
+    except (KeyError, TypeError) as error:
+        raise ValueError("not an inventory") from error
+    if type(images) is not int or type(size) is not int or min(images, size) < 0:
+        raise ValueError("not an inventory")
+    return Inventory(images=images, size_bytes=size)

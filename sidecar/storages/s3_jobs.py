@@ -15,10 +15,10 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Literal
 
-from sidecar.domain import JobCount, JobId, JobRecord, JobResult, Lease, StoredJob, is_image_id
+from sidecar.domain import JobCount, JobId, JobRecord, JobResult, Lease, StoredJob
 from sidecar.errors import JobNotFound, StorageFailure
 from sidecar.ports import Clock, Observer
-from sidecar.storages import keys
+from sidecar.storages import keys, listed_keys
 from sidecar.storages.disk import LEFTOVER_SECONDS
 from sidecar.storages.job_records import (
     decode_job,
@@ -29,7 +29,11 @@ from sidecar.storages.job_records import (
     encode_lease,
 )
 from sidecar.storages.job_tally import JobTally, is_disposable
-from sidecar.storages.s3_bucket import Bucket, Entry
+from sidecar.storages.listed_keys import JobPart
+from sidecar.storages.s3_bucket import Bucket
+from sidecar.storages.s3_errors import Damaged
+from sidecar.storages.s3_listing import Entry
+from sidecar.storages.s3_lookups import Lookups
 
 _LATER_ATTEMPTS = 2  # leases that others may have taken since this one; what is beyond is swept
 _DELETIONS_PER_PASS = 10_000
@@ -67,13 +71,13 @@ class S3Jobs:
             for _ in range(_TRIES):
                 if await self._bucket.create_once("win_key", key, encode_key(record.job_id), mark):
                     return record.job_id
-                data = await self._bucket.get("win_key", key)
+                data = await self._bytes("win_key", key)
                 if data is None:
                     continue  # given up in this moment; somebody may be winning it by now
                 holder = _holder_in(data)
                 if holder is not None and await self._lives(holder, record.created):
                     return holder
-                if await self._bucket.get("win_key", key) == data:  # S3 has no delete that depends on the content
+                if await self._bytes("win_key", key) == data:  # S3 has no delete that depends on the content
                     await self._bucket.delete("win_key", [key])
             raise StorageFailure(
                 "The image store has not decided between several calls with this idempotency key. Repeat the call with "
@@ -105,12 +109,12 @@ class S3Jobs:
             self._regretted.discard((key, mark))
 
     async def key_holder(self, key_digest: str) -> JobId | None:
-        data = await self._bucket.get("key_holder", keys.idempotency_key(key_digest))
+        data = await self._bytes("key_holder", keys.idempotency_key(key_digest))
         return None if data is None else _holder_in(data)
 
     async def _lives(self, job_id: JobId, now: datetime) -> bool:
         for key in (keys.open_job_key(job_id), keys.done_job_key(job_id)):
-            data = await self._bucket.get("read", key)
+            data = await self._bytes("read", key)
             try:
                 if data is not None:
                     return decode_job(data)[0].expires > now
@@ -157,8 +161,14 @@ class S3Jobs:
         return await self._there(operation, keys.open_job_key(lease.job_id))
 
     async def _there(self, operation: str, key: str) -> bool:
-        """By GET, whose 404 tells a missing object from a missing store; a HEAD's may be any proxy's."""
-        return await self._bucket.get(operation, key) is not None
+        return await self._bucket.exists(operation, key)
+
+    async def _bytes(self, operation: str, key: str) -> bytes | None:
+        """A whole object, None where there is none. One that is too large is empty, which no decoder takes."""
+        try:
+            return await self._bucket.get(operation, key)
+        except Damaged:
+            return b""
 
     async def acknowledge(self, record: JobRecord, result: JobResult) -> bool:
         """Nobody can have claimed what was begun, so only what was not needs a look for a newer attempt."""
@@ -194,57 +204,63 @@ class S3Jobs:
         raise JobNotFound
 
     async def _read_done(self, job_id: JobId) -> StoredJob | None:
-        data = await self._bucket.get("read", keys.done_job_key(job_id))
+        data = await self._bytes("read", keys.done_job_key(job_id))
         with contextlib.suppress(ValueError):
             if data is not None:
-                record, result = decode_job(data)
+                record, result = _job_in(data, job_id)
                 lease = Lease(job_id=job_id, attempt=result.attempt if result else 1, holder=record.holder)
                 return StoredJob(record=record, lease=lease, begun=True, result=result)
         return None
 
     async def _read_open(self, job_id: JobId) -> StoredJob | None:
-        """One listing shows everything there is of an open job."""
-        prefix = f"{keys.OPEN_JOBS}/{job_id}."
-        jobs = await self._jobs_in([entry async for entry in self._bucket.entries("read", prefix)], "read")
-        return jobs[0] if jobs else None
+        """One listing shows everything there is of an open job, unless it leaves something out."""
+        entries = self._bucket.entries("read", f"{keys.OPEN_JOBS}/{job_id}.", listed_keys.open_job_part)
+        parts = {entry.names.part: entry async for entry in entries}
+        if "job" in parts:
+            return await self._job_of(job_id, parts, "read")
+        data = await self._bytes("read", keys.open_job_key(job_id))
+        return None if data is None else await self._job_in(job_id, data, parts, "read")
 
     async def unfinished(self) -> list[StoredJob]:
         """What has not changed since the last look is not read again."""
         await self._take_back_regretted()
-        entries = [entry async for entry in self._bucket.entries("list", f"{keys.OPEN_JOBS}/")]
-        listed = {entry.key for entry in entries}
+        by_job = await self._open_jobs("list")
+        listed = {entry.key for parts in by_job.values() for entry in parts.values()}
         self._read_before = {key: known for key, known in self._read_before.items() if key in listed}
-        return await self._jobs_in(entries, "list")
-
-    async def _jobs_in(self, entries: list[Entry], operation: str) -> list[StoredJob]:
-        by_job: dict[str, dict[str, Entry]] = {}
-        for entry in entries:
-            text, _, rest = entry.key.removeprefix(f"{keys.OPEN_JOBS}/").partition(".")
-            if is_image_id(text):
-                by_job.setdefault(text, {})[rest] = entry
-        found = await asyncio.gather(
-            *(self._job_of(JobId(text), parts, operation) for text, parts in sorted(by_job.items()) if "json" in parts)
-        )
+        oldest_first = sorted((job_id for job_id, parts in by_job.items() if "job" in parts), key=str)
+        found = await asyncio.gather(*(self._job_of(job_id, by_job[job_id], "list") for job_id in oldest_first))
         return [job for job in found if job is not None]
 
-    async def _job_of(self, job_id: JobId, parts: dict[str, Entry], operation: str) -> StoredJob | None:
+    async def _open_jobs(self, operation: str, *, cleans: bool = False) -> dict[JobId, _Parts]:
+        """Everything below `jobs/open/`, by job."""
+        by_job: dict[JobId, _Parts] = {}
+        prefix = f"{keys.OPEN_JOBS}/"
+        async for entry in self._bucket.entries(operation, prefix, listed_keys.open_job_part, cleans=cleans):
+            by_job.setdefault(entry.names.job_id, {})[entry.names.part] = entry
+        return by_job
+
+    async def _job_of(self, job_id: JobId, parts: _Parts, operation: str) -> StoredJob | None:
+        return await self._job_in(job_id, await self._bytes_of(parts["job"], operation), parts, operation)
+
+    async def _job_in(self, job_id: JobId, data: bytes, parts: _Parts, operation: str) -> StoredJob | None:
+        """The open job with its latest lease; None for what is no job of this id."""
         try:
-            record, _ = decode_job(await self._bytes_of(parts["json"], operation))
+            record, _ = _job_in(data, job_id)
         except ValueError:
             return None
-        attempt = max([1, *(int(rest[6:]) for rest in parts if rest[:6] == "lease-" and rest[6:].isdecimal())])
+        attempt = max((part for part in parts if isinstance(part, int)), default=1)
         lease = Lease(job_id=job_id, attempt=attempt, holder=record.holder)
         with contextlib.suppress(ValueError):
-            if (entry := parts.get(f"lease-{attempt}")) is not None:
+            if (entry := parts.get(attempt)) is not None:
                 lease = decode_lease(job_id, attempt, await self._bytes_of(entry, operation))
         return StoredJob(record=record, lease=lease, begun=record.begun or "begun" in parts)
 
-    async def _bytes_of(self, entry: Entry, operation: str) -> bytes:
+    async def _bytes_of(self, entry: Entry[JobPart], operation: str) -> bytes:
         """An open object's content; nothing for one that has gone since it was listed."""
         known = self._read_before.get(entry.key)
         if known is not None and known[0] == entry.etag:
             return known[1]
-        data = await self._bucket.get(operation, entry.key)
+        data = await self._bytes(operation, entry.key)
         if data is not None:
             self._read_before[entry.key] = (entry.etag, data)
         return data or b""
@@ -256,7 +272,7 @@ class S3Jobs:
         await self._tidy_open(now)
         deleted = 0
         batch: list[str] = []
-        async for entry in self._bucket.entries("list", f"{keys.DONE_JOBS}/"):
+        async for entry in self._bucket.entries("list", f"{keys.DONE_JOBS}/", listed_keys.done_job, cleans=True):
             expired = await self._expired(entry, now)
             if expired is False or deleted >= _DELETIONS_PER_PASS:
                 break
@@ -275,13 +291,13 @@ class S3Jobs:
 
     async def delete_failed_jobs(self, *, keep: int, ended_before: datetime) -> int:
         """By the marks, so that no other job is read."""
-        entries = self._bucket.entries("list", f"{keys.FAILED_JOBS}/")
-        names = [entry.key.rpartition("/")[2] async for entry in entries]
+        entries = self._bucket.entries("list", f"{keys.FAILED_JOBS}/", listed_keys.failed_mark, cleans=True)
+        names = [entry.names async for entry in entries]
         batch: list[str] = []
         deleted = 0
         for job_id in keys.surplus(names, keep, ended_before)[:_DELETIONS_PER_PASS]:
-            data = await self._bucket.get("delete", keys.done_job_key(job_id))
-            if data is None or _may_go(data, ended_before):
+            data = await self._bytes("delete", keys.done_job_key(job_id))
+            if data is None or _may_go(data, job_id, ended_before):
                 batch += [keys.done_job_key(job_id), *keys.failed_job_keys(job_id)]
                 deleted += data is not None
         await self._delete(batch)
@@ -293,19 +309,19 @@ class S3Jobs:
             return None
         before = self._tally.count
         ended = failed = opened = size = 0
-        async for entry in self._bucket.entries("inventory", "jobs/"):
+        async for entry in self._bucket.entries("inventory", "jobs/", listed_keys.job_object):
             size += entry.size
-            ended += entry.key.startswith(f"{keys.DONE_JOBS}/")
-            failed += entry.key.startswith(f"{keys.FAILED_JOBS}/")
-            opened += entry.key.startswith(f"{keys.OPEN_JOBS}/") and entry.key.endswith(".json")
+            ended += entry.names == "ended"
+            failed += entry.names == "failed"
+            opened += entry.names == "open"
         self._counted_at = self._clock.monotonic()
         found = JobCount(open=opened, completed=max(0, ended - failed), failed=failed, size_bytes=size)
         return self._tally.counted(found, before)
 
-    async def _expired(self, entry: Entry, now: datetime) -> JobRecord | Literal[False] | None:
-        """The job to delete; False for one that lives, None for what is no job of ours."""
+    async def _expired(self, entry: Entry[JobId], now: datetime) -> JobRecord | Literal[False] | None:
+        """The job to delete; False for one that lives, None for what is no job of this id."""
         try:
-            record, _ = decode_job(await self._bucket.get("delete", entry.key) or b"")
+            record, _ = _job_in(await self._bytes("delete", entry.key) or b"", entry.names)
         except ValueError:
             return None
         return False if record.expires > now else record
@@ -317,16 +333,35 @@ class S3Jobs:
 
     async def _tidy_open(self, now: datetime) -> None:
         """Leases renewed in the moment their job ended."""
-        entries = [entry async for entry in self._bucket.entries("list", f"{keys.OPEN_JOBS}/")]
-        jobs = {entry.key.removesuffix(".json") for entry in entries if entry.key.endswith(".json")}
         before = now - timedelta(seconds=LEFTOVER_SECONDS)
-        alone = [entry.key for entry in entries if entry.key.split(".", 1)[0] not in jobs and entry.modified < before]
-        await self._bucket.delete("delete", alone)
+        by_job = await self._open_jobs("list", cleans=True)
+        alone = {
+            job_id: old
+            for job_id, parts in by_job.items()
+            if "job" not in parts and (old := [entry.key for entry in parts.values() if entry.modified < before])
+        }
+
+        async def left_by(job_id: JobId) -> list[str] | None:
+            return None if await self._there("delete", keys.open_job_key(job_id)) else alone[job_id]
+
+        await Lookups(self._bucket).delete_lost("delete", alone, left_by)
 
 
-def _may_go(data: bytes, ended_before: datetime) -> bool:
+_Parts = dict[Literal["job", "begun"] | int, Entry[JobPart]]
+"""What a listing shows of one open job."""
+
+
+def _job_in(data: bytes, job_id: JobId) -> tuple[JobRecord, JobResult | None]:
+    """Raises ValueError for what is not this very job."""
+    record, result = decode_job(data)
+    if record.job_id != job_id:
+        raise ValueError("another job's record")
+    return record, result
+
+
+def _may_go(data: bytes, job_id: JobId, ended_before: datetime) -> bool:
     with contextlib.suppress(ValueError):
-        record, result = decode_job(data)
+        record, result = _job_in(data, job_id)
         return result is not None and result.finished <= ended_before and is_disposable(record, result)
     return False
 
