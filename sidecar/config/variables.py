@@ -243,7 +243,8 @@ VARIABLES: tuple[Variable, ...] = (
         parse=parsers.whole_number(1, 1000),
         allowed="1 to 1000",
         unit="connections",
-        meaning="Connections to the store at most. With IMAGE_DELIVERY=proxy each image under way takes one.",
+        meaning="Connections to the store at most. With IMAGE_DELIVERY=proxy downloads take three quarters of them at "
+        "most, each only while it fetches.",
     ),
     Variable(
         name="S3_URL_TTL",
