@@ -24,10 +24,10 @@ from sidecar.core.sweeper import Sweeper
 from sidecar.edge import gallery, health, images_http, keys, metrics_http
 from sidecar.edge.asgi_bridge import ASGIBridge
 from sidecar.edge.bodies import BodyReader
-from sidecar.edge.cross_origin import MCP_PATH, CrossOrigin
+from sidecar.edge.cross_origin import MCP_PATHS, CrossOrigin
 from sidecar.edge.guard import HostGuard
 from sidecar.edge.jsonrpc import refusing_malformed
-from sidecar.edge.mcp_server import ImageMCPServer, session_manager
+from sidecar.edge.mcp_server import ImageMCPServer, served
 from sidecar.edge.requests import name_request, request_middleware
 from sidecar.events import Event
 from sidecar.imaging.thumbnails import PillowThumbnailer
@@ -55,7 +55,8 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> web.Applica
     app[keys.SETTINGS] = settings
     app[keys.CLOCK] = clock or SystemClock()
     app[OWN_URL] = []
-    app.router.add_post(MCP_PATH, _mcp)
+    for path in MCP_PATHS:
+        app.router.add_post(path, _mcp)
     app.router.add_routes([*images_http.routes(), *health.routes()])
     if settings.listen.gallery:
         app.router.add_routes(gallery.routes())
@@ -123,8 +124,7 @@ async def _parts(app: web.Application) -> AsyncIterator[None]:
         watches = (storage_watch.run(), sweeper.run(), jobs.run(), *(watch.run() for watch in runtime_watches.values()))
         await parts.enter_async_context(_background(*watches))
         mcp = app[MCP_SERVER] = ImageMCPServer(service, jobs, settings, lambda: app[OWN_URL][0])
-        manager = await parts.enter_async_context(session_manager(mcp.server))
-        app[_BRIDGE] = ASGIBridge(refusing_malformed(manager.handle_request))
+        app[_BRIDGE] = ASGIBridge(refusing_malformed(await parts.enter_async_context(served(mcp.server))))
         parts.push_async_callback(jobs.drain, 0.0)
         yield
 

@@ -132,3 +132,27 @@ async def test_a_browser_lets_an_allowed_page_call_and_no_other(
         await tab.goto(f"http://127.0.0.1:{port}/")
         said.append(await tab.evaluate(script, [f"{sidecar.url}/mcp", call["json"], call["headers"]]))
     assert ('"status":"completed"' in said[0], said[1]) == (True, "TypeError: Failed to fetch")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "tauri://localhost",
+        "vscode-webview://1a2b3c",
+        "app://obsidian.md",
+        "chrome-extension://abcdef",
+        "capacitor://localhost",
+    ],
+)
+async def test_a_desktop_application_may_be_allowed(origin: str, start_sidecar: StartSidecar) -> None:
+    sidecar = await start_sidecar(ALLOWED_ORIGINS=f"https://chat.example.org, {origin}/")
+    granted, _ = await sidecar.get("/mcp/", **preflight(origin))
+    assert (granted.status, granted.headers["Access-Control-Allow-Origin"]) == (204, origin)
+    response, _ = await sidecar.get(
+        "/mcp/", method="POST", **raw_tool_call("auto", {"prompt": "a cat", "result": "link"}, {"Origin": origin})
+    )
+    assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (200, origin)
+    refused, _ = await sidecar.get(
+        "/mcp", method="POST", **raw_tool_call("auto", {"prompt": "a cat"}, {"Origin": f"{origin}.evil"})
+    )
+    assert refused.status == 403

@@ -48,9 +48,8 @@ async def test_a_call_becomes_an_image_at_a_url(era: str, sidecar: Sidecar, kser
     assert image["created_at"].endswith("Z")
     assert image["expires_at"].endswith("Z")
     assert result.structured_content["status"] == "completed"
-    assert [block.type for block in result.content] == ["text", "resource_link"]
+    assert [block.type for block in result.content] == ["text"]
     assert image["url"] in result.content[0].text
-    assert result.content[1].annotations.audience == ["user"]
 
 
 async def test_every_parameter_reaches_the_runtime_and_no_null_does(
@@ -116,8 +115,8 @@ async def test_three_of_four_images_are_completed_with_a_word_on_the_fourth(
 async def test_the_default_result_shows_a_small_webp(sidecar: Sidecar, kserve: FakeKServe) -> None:
     kserve.script.append(succeed(picture(1024, 512, noise=True)))
     result = await sidecar.generate()
-    text, link, image = result.content
-    assert (text.type, link.type, image.type, image.mime_type) == ("text", "resource_link", "image", "image/webp")
+    text, image = result.content
+    assert (text.type, image.type, image.mime_type) == ("text", "image", "image/webp")
     assert len(image.data) <= 100_000
     small = Image.open(io.BytesIO(base64.b64decode(image.data)))
     assert max(small.size) <= 512
@@ -148,7 +147,7 @@ async def test_full_gives_the_very_bytes_where_they_fit(sidecar: Sidecar, kserve
 
 async def test_the_result_mode_of_the_server_holds_unless_the_call_says_otherwise(start_sidecar: StartSidecar) -> None:
     sidecar = await start_sidecar(RESULT_MODE="link")
-    assert [block.type for block in (await sidecar.generate()).content] == ["text", "resource_link"]
+    assert [block.type for block in (await sidecar.generate()).content] == ["text"]
     assert [block.type for block in (await sidecar.generate(result="thumbnail")).content][-1] == "image"
 
 
@@ -206,7 +205,6 @@ async def test_the_tool_is_described_for_a_model(era: str, sidecar: Sidecar) -> 
         "num_images", "model", "result", "idempotency_key",
     }  # fmt: skip
     assert tool.input_schema["required"] == ["prompt"]
-    assert tool.input_schema["additionalProperties"] is False
     assert tool.annotations is not None
     assert (tool.annotations.read_only_hint, tool.annotations.destructive_hint) == (False, False)
     assert tool.output_schema is not None
@@ -230,7 +228,7 @@ async def test_the_tool_is_described_for_a_model(era: str, sidecar: Sidecar) -> 
         ({"prompt": None}, "prompt is required: a text of 1 to 2000 characters."),
         ({"num_inference_steps": 0}, "num_inference_steps: 0 was given; allowed: 1 to 150."),
         ({"guidance_scale": 30.5}, "guidance_scale: 30.5 was given; allowed: 0 to 30."),
-        ({"seed": -1}, "seed: -1 was given; allowed: 0 to 4294967295."),
+        ({"seed": -2}, "seed: -2 was given; allowed: 0 to 4294967295."),
         ({"seed": 2**32}, "seed: 4294967296 was given; allowed: 0 to 4294967295."),
         ({"num_images": 5}, "num_images: 5 was given; allowed: 1 to 4."),
         ({"aspect_ratio": "5:4"}, "aspect_ratio: '5:4' was given; allowed: 1:1, 3:2, 2:3, 4:3, 3:4, 16:9, 9:16, 21:9."),
@@ -239,7 +237,7 @@ async def test_the_tool_is_described_for_a_model(era: str, sidecar: Sidecar) -> 
         ({"model": "sdxl"}, "model: there is no model of this name; available: painter"),
         (
             {"steps": 5},
-            "unknown argument 'steps'; generate_image takes "
+            "unknown argument 'steps'; use num_inference_steps. generate_image takes "
             + ", ".join(TOOL.definition.input_schema["properties"])
             + ".",
         ),

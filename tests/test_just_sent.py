@@ -127,7 +127,7 @@ async def test_a_file_that_has_gone_in_this_moment_is_read_from_the_store(
 
     odd.on_kept = lose_the_file
     made = await sidecar.generate(result=result, width=64, height=64)
-    assert [block.type for block in made.content] == ["text", "resource_link", "image"]
+    assert [block.type for block in made.content] == ["text", "image"]
     assert "No preview" not in made.content[0].text
 
 

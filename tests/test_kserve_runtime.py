@@ -256,7 +256,7 @@ async def test_a_picture_that_only_its_pixels_give_away_is_reported_when_it_is_s
     result = await sidecar.generate(result="thumbnail")
     assert (result.is_error, result.structured_content["status"]) == (False, "completed")
     assert "cannot be decoded" in result.structured_content["message"]
-    assert [block.type for block in result.content] == ["text", "resource_link"]
+    assert [block.type for block in result.content] == ["text"]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ async def test_a_host_without_apps_gets_the_very_same_results(era: str, sidecar:
             results.append(await client.call_tool("generate_image", {"prompt": "a cat", "seed": 7}))
     seen = [(result.meta, [block.type for block in result.content], result.is_error) for result in results]
     assert seen[0] == seen[1]
-    assert seen[1][1:] == (["text", "resource_link", "image"], False)
+    assert seen[1][1:] == (["text", "image"], False)
     assert [set(result.structured_content["images"][0]) for result in results] == [
         set(results[0].structured_content["images"][0])
     ] * 2

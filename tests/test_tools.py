@@ -9,7 +9,7 @@ import pytest
 from mcp.client import Client
 
 from sidecar.edge.tools import TOOLS
-from tests.conftest import ERAS, Sidecar, StartSidecar
+from tests.conftest import ERAS, Sidecar, StartSidecar, raw_tool_call
 from tests.fake_kserve import FakeKServe
 
 
@@ -109,12 +109,11 @@ async def test_deleting_takes_image_thumbnail_and_record_and_twice_is_no_error(s
         ("list_generated_images", {"limit": 10**6}, "limit: 1000000 was given; allowed: 1 to 50."),
         ("list_generated_images", {"cursor": "made by hand"}, "cursor: not one that this server gave"),
         ("list_generated_images", {"cursor": "0" * 43}, "cursor: not one that this server gave"),
-        ("list_generated_images", {"page": 2}, "unknown argument 'page'; list_generated_images takes limit"),
+        ("list_generated_images", {"limits": 2}, "unknown argument 'limits'; use limit. list_generated_images takes"),
         ("get_image_metadata", {"image_id": "../secret"}, "There is no image with this id"),
         ("get_image_metadata", {"image_id": "0" * 43}, "There is no image with this id"),
         ("get_image_metadata", {}, "image_id is required: the image_id of a result"),
         ("delete_image", {"image_id": "*"}, "There is no image with this id"),
-        ("list_models", {"all": True}, "unknown argument 'all'; list_models takes "),
     ],
 )
 async def test_bad_input_is_told_in_one_sentence(
@@ -146,11 +145,11 @@ async def test_models_are_listed_with_the_default_first(start_sidecar: StartSide
 @pytest.mark.parametrize(
     ("query", "kinds"),
     [
-        ("", ["text", "resource_link", "image"]),
-        ("?result=link", ["text", "resource_link"]),
+        ("", ["text", "image"]),
+        ("?result=link", ["text"]),
         ("?resource_link=off", ["text", "image"]),
-        ("?image=off", ["text", "resource_link"]),
-        ("?image=off&resource_link=off", ["text"]),
+        ("?image=off", ["text"]),
+        ("?image=off&resource_link=on", ["text", "resource_link"]),
         ("?result=full&resource_link=on", ["text", "resource_link", "image"]),
     ],
 )
@@ -165,7 +164,59 @@ async def test_the_urls_switches_leave_out_what_a_host_cannot_take(
 async def test_the_calls_own_result_comes_before_the_urls(sidecar: Sidecar) -> None:
     async with Client(f"{sidecar.url}/mcp?result=link") as client:
         result = await client.call_tool("generate_image", {"prompt": "a cat", "result": "thumbnail"})
-    assert [block.type for block in result.content] == ["text", "resource_link", "image"]
+    assert [block.type for block in result.content] == ["text", "image"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "query", "version", "links"),
+    [
+        ("on", "", "2026-07-28", 1),
+        ("on", "", "2025-06-18", 1),
+        ("on", "", "2025-03-26", 0),
+        ("on", "?resource_link=off", "2025-06-18", 0),
+        ("off", "?resource_link=on", "2025-06-18", 1),
+        ("off", "?resource_link=on", "2025-03-26", 0),
+        ("off", "?resource_link=on", "2024-11-05", 0),
+    ],
+)
+async def test_a_resource_link_is_sent_where_it_is_switched_on_to_revisions_that_know_it(
+    setting: str, query: str, version: str, links: int, start_sidecar: StartSidecar
+) -> None:
+    sidecar = await start_sidecar(RESULT_RESOURCE_LINK=setting)
+    call = raw_tool_call("auto" if version == "2026-07-28" else "legacy", {"prompt": "a cat", "result": "link"})
+    call["headers"]["MCP-Protocol-Version"] = version
+    _, answer = await sidecar.get(f"/mcp{query}", method="POST", **call)
+    assert answer.count(b'"resource_link"') == links
+    (image,) = await listed_urls(sidecar)
+    assert image.encode() in answer
+
+
+async def listed_urls(sidecar: Sidecar) -> list[str]:
+    return [image["url"] for image in (await structured(sidecar, "list_generated_images"))["images"]]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_host_that_gives_up_early_gets_a_job_within_its_budget(era: str, never: None, sidecar: Sidecar) -> None:
+    async with Client(f"{sidecar.url}/mcp?budget=50ms", mode=era) as client:
+        result: Any = await client.call_tool("generate_image", {"prompt": "a cat"})
+        assert (result.is_error, result.structured_content["status"]) == (False, "working")
+        again: Any = await client.call_tool("get_generation", {"job_id": result.structured_content["job_id"]})
+    assert again.structured_content["status"] == "working"
+
+
+async def test_the_servers_own_budget_is_the_upper_bound(never: None, start_sidecar: StartSidecar) -> None:
+    sidecar = await start_sidecar(RESPONSE_BUDGET="0.1s")
+    async with Client(f"{sidecar.url}/mcp?budget=1h") as client:
+        result: Any = await client.call_tool("generate_image", {"prompt": "a cat"})
+    assert result.structured_content["status"] == "working"
+
+
+@pytest.mark.parametrize("given", ["", "0", "-4s", "soon", "4 s", "1e3", "nan"])
+async def test_a_budget_that_is_no_duration_is_told(given: str, sidecar: Sidecar, kserve: FakeKServe) -> None:
+    async with Client(f"{sidecar.url}/mcp?budget={given}") as client:
+        result: Any = await client.call_tool("generate_image", {"prompt": "a cat"})
+    told = f"The MCP URL has budget={given!r}; allowed: seconds, or a number with ms"
+    assert (result.is_error, result.content[0].text[: len(told)], kserve.instances) == (True, told, [])
 
 
 async def test_a_switch_that_means_nothing_is_told(sidecar: Sidecar, kserve: FakeKServe) -> None:

@@ -66,7 +66,7 @@ def tools() -> str:
     rows = (
         (
             f"`{tool.definition.name}`",
-            f"`{name}`" + (" (required)" if name in tool.definition.input_schema["required"] else ""),
+            f"`{name}`" + (" (required)" if name in tool.definition.input_schema.get("required", ()) else ""),
             field["description"],
             tool.arguments.allowed[name],
         )

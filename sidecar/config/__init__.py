@@ -4,7 +4,7 @@
 the table in docs/reference.md is generated from it.
 """
 
-from sidecar.config.parsers import has_credentials, without_credentials
+from sidecar.config.parsers import DURATION_ALLOWED, has_credentials, positive_duration, without_credentials
 from sidecar.config.reading import SettingRow, read_settings, setting_rows
 from sidecar.config.settings import (
     JobSettings,
@@ -22,6 +22,7 @@ from sidecar.config.settings import (
 from sidecar.config.variables import VARIABLES, Variable
 
 __all__ = [
+    "DURATION_ALLOWED",
     "VARIABLES",
     "JobSettings",
     "ListenSettings",
@@ -37,6 +38,7 @@ __all__ = [
     "has_credentials",
     "is_loopback",
     "own_address",
+    "positive_duration",
     "read_settings",
     "setting_rows",
     "without_credentials",

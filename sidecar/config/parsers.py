@@ -147,8 +147,10 @@ def host_list(text: str) -> tuple[str, ...]:
 
 
 def origin_list(text: str) -> tuple[str, ...]:
+    """Origins of web pages and of desktop applications (tauri, vscode-webview, app, capacitor, …)."""
     origins = tuple(part.strip().lower().rstrip("/") for part in text.split(",") if part.strip())
-    if not origins or not all(re.fullmatch(r"https?://[^/\s@?#]+", origin) for origin in origins):
+    pattern = r"[a-z][a-z0-9+.-]{0,63}://[^/\s@?#\\\x00-\x20\x7f-\U0010ffff]{1,253}"
+    if not origins or not all(re.fullmatch(pattern, origin) for origin in origins):
         raise ValueError
     return origins
 

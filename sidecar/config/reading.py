@@ -60,6 +60,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             lease_interval=values["JOB_LEASE_INTERVAL"],
         ),
         result_mode=values["RESULT_MODE"],
+        resource_link=values["RESULT_RESOURCE_LINK"] == "on",
         log=LogSettings(level=values["LOG_LEVEL"], format=values["LOG_FORMAT"]),
     )
 

@@ -132,4 +132,5 @@ class Settings:
     storage: StorageSettings
     jobs: JobSettings
     result_mode: ResultMode
+    resource_link: bool
     log: LogSettings

@@ -326,7 +326,7 @@ VARIABLES: tuple[Variable, ...] = (
         name="ALLOWED_ORIGINS",
         default=None,
         parse=parsers.origin_list,
-        allowed="comma-separated origins such as https://chat.example.org",
+        allowed="comma-separated origins SCHEME://HOST[:PORT], such as https://chat.example.org or tauri://localhost",
         unit="list",
         meaning="Origins of browser pages, besides this server's own, that may call /mcp and read its answers (CORS), "
         "and may use other methods than reading ones. Unset: none.",
@@ -339,6 +339,15 @@ VARIABLES: tuple[Variable, ...] = (
         unit="name",
         meaning="What a result carries besides text and link: nothing, a small WebP, or the whole image where it fits "
         "a message. A call's `result` argument overrides it.",
+    ),
+    Variable(
+        name="RESULT_RESOURCE_LINK",
+        default="off",
+        parse=parsers.one_of("on", "off"),
+        allowed="on, off",
+        unit="name",
+        meaning="Whether results also carry the link as a resource_link block, which several hosts fail on. "
+        "`?resource_link=` on the MCP URL overrides it; clients of revisions before 2025-06-18 never get one.",
     ),
     Variable(
         name="GALLERY",

@@ -12,7 +12,8 @@ from aiohttp import hdrs, web
 from sidecar.config import ListenSettings
 from sidecar.edge.guard import Handler
 
-MCP_PATH = "/mcp"
+MCP_PATHS = ("/mcp", "/mcp/")
+"""The same endpoint: clients are configured with either, and not all follow a redirect of a POST."""
 _MAY_BE_SENT = (
     *("Accept", "Authorization", "Content-Type", "Last-Event-ID"),
     *("Mcp-Method", "Mcp-Name", "Mcp-Protocol-Version", "Mcp-Session-Id"),
@@ -41,7 +42,7 @@ class CrossOrigin:
 
     async def name_origin(self, request: web.Request, response: web.StreamResponse) -> None:
         """For `on_response_prepare`, because an event stream has sent its head before a middleware sees it."""
-        if request.path != MCP_PATH:
+        if request.path not in MCP_PATHS:
             return
         response.headers.add(hdrs.VARY, hdrs.ORIGIN)
         if self._is_allowed(request):
@@ -50,7 +51,7 @@ class CrossOrigin:
 
     def _is_preflight(self, request: web.Request) -> bool:
         asks = hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
-        return asks and request.method == hdrs.METH_OPTIONS and request.path == MCP_PATH
+        return asks and request.method == hdrs.METH_OPTIONS and request.path in MCP_PATHS
 
     def _is_allowed(self, request: web.Request) -> bool:
         return request.headers.get(hdrs.ORIGIN, "").lower() in self._origins

@@ -25,9 +25,11 @@ from sidecar.core.job import JobView
 from sidecar.core.jobs import JobService
 from sidecar.core.service import ImageService
 from sidecar.edge import prompts, resources, tasks
+from sidecar.edge.asgi_bridge import ASGIApp
 from sidecar.edge.errors_map import jsonrpc_errors, no_such_resource
 from sidecar.edge.jsonrpc import MAX_MESSAGE_BYTES
 from sidecar.edge.mcp_app import app as mcp_app
+from sidecar.edge.negotiation import Negotiation
 from sidecar.edge.tools import TOOLS
 from sidecar.edge.tools.presentation import presentation
 from sidecar.edge.tools.results import where_it_stands
@@ -158,7 +160,12 @@ class ImageMCPServer:
             jobs=self._jobs,
             settings=self._settings,
             base_url=self._base_url(context),
-            presentation=presentation(query, self._settings.result_mode),
+            presentation=presentation(
+                query,
+                mode=self._settings.result_mode,
+                resource_link=self._settings.resource_link,
+                protocol_version=context.protocol_version,
+            ),
             takes_tasks=tasks.declared(context),
             report=_Reporter(context).report,
         )
@@ -187,25 +194,30 @@ class _Reporter:
         await self._session.report_progress(round(elapsed, 3), None, where_it_stands(view))
 
 
-@asynccontextmanager
-async def session_manager(server: Server[Any]) -> AsyncIterator[StreamableHTTPSessionManager]:
-    """The SDK's session manager, stateless, entered and left in one task as its cancel scopes demand.
+def _session_manager(server: Server[Any], *, json_response: bool) -> StreamableHTTPSessionManager:
+    """The SDK's session manager, stateless.
 
     Its own Host check is off: `guard.HostGuard` has checked every request of this server before it comes here.
     """
-    server.streamable_http_app(
-        stateless_http=True,
-        json_response=False,
+    return StreamableHTTPSessionManager(
+        server,
+        stateless=True,
+        json_response=json_response,
         max_request_body_size=MAX_MESSAGE_BYTES,
-        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
-    manager = server.session_manager
+
+
+@asynccontextmanager
+async def served(server: Server[Any]) -> AsyncIterator[ASGIApp]:
+    """The MCP endpoint. The SDK's managers are entered and left in one task, as their cancel scopes demand."""
+    json, events = (_session_manager(server, json_response=flag) for flag in (True, False))
     started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
 
     async def run() -> None:
         try:
-            async with manager.run():
+            async with json.run(), events.run():
                 started.set_result(None)
                 await stop.wait()
         except Exception as error:
@@ -216,7 +228,7 @@ async def session_manager(server: Server[Any]) -> AsyncIterator[StreamableHTTPSe
     task = asyncio.create_task(run(), name="mcp sessions")
     await started
     try:
-        yield manager
+        yield Negotiation(json.handle_request, events.handle_request)
     finally:
         stop.set()
         with contextlib.suppress(asyncio.CancelledError):

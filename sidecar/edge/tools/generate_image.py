@@ -14,8 +14,9 @@ from sidecar.core.generation import Lane
 from sidecar.domain import MOST_IMAGES, SEED_LIMIT, GenerationRequest, JobId
 from sidecar.edge.mcp_app.app import TOOL_META
 from sidecar.edge.tools.results import GenerationModel, failed_generation, generation_result
+from sidecar.edge.tools.schemas import input_schema, output_schema
 from sidecar.edge.tools.task_result import created
-from sidecar.edge.tools.tool import Arguments, Call, Tool, ToolResult, input_schema
+from sidecar.edge.tools.tool import Arguments, Call, Tool, ToolResult
 from sidecar.edge.tools.waiting import Waiting
 from sidecar.errors import GenerationUnknown
 
@@ -61,7 +62,7 @@ class GenerateImageArguments(Arguments):
         int | None,
         Field(
             ge=0,
-            lt=SEED_LIMIT,
+            le=SEED_LIMIT - 1,
             description="0 to 4294967295. Repeats an image where seed_applied is true. Leave out for a new one.",
         ),
     ] = None
@@ -104,6 +105,16 @@ class GenerateImageArguments(Arguments):
         "result": "link, thumbnail, full",
         "idempotency_key": "a text of 1 to 200 characters",
     }
+    aliases: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("steps", "numsteps", "inferencesteps", "samplingsteps"), "num_inference_steps"),
+        **dict.fromkeys(("cfg", "cfgscale", "guidance"), "guidance_scale"),
+        **dict.fromkeys(("size", "imagesize", "resolution", "dimensions"), "width and height"),
+        **dict.fromkeys(("aspect", "ratio"), "aspect_ratio"),
+        **dict.fromkeys(("n", "count", "numoutputs", "batchsize", "numimagesperprompt"), "num_images"),
+        **dict.fromkeys(("negative", "negprompt"), "negative_prompt"),
+        **dict.fromkeys(("modelid", "modelname", "checkpoint"), "model"),
+    }
+    absent: ClassVar[dict[str, tuple[object, ...]]] = {"seed": (-1, "-1")}
 
     @field_validator("width", "height", "num_inference_steps", "guidance_scale", "seed", "num_images", mode="before")
     @classmethod
@@ -210,7 +221,7 @@ TOOL = Tool(
         title="Generate an image",
         description=DESCRIPTION,
         input_schema=input_schema(GenerateImageArguments),
-        output_schema=GenerationModel.model_json_schema(mode="serialization"),
+        output_schema=output_schema(GenerationModel),
         annotations=types.ToolAnnotations(
             title="Generate an image",
             read_only_hint=False,

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from sidecar.domain import JobId
 from sidecar.edge.tools.results import GenerationModel, failed_generation, generation_result, unknown_generation
-from sidecar.edge.tools.tool import Arguments, Call, Tool, input_schema
+from sidecar.edge.tools.schemas import input_schema, output_schema
+from sidecar.edge.tools.tool import Arguments, Call, Tool
 from sidecar.edge.tools.waiting import Waiting
 from sidecar.errors import GenerationUnknown, SidecarError
 
@@ -72,7 +73,7 @@ def _not_cancelled(error: SidecarError) -> types.CallToolResult:
     return failed_generation(error)
 
 
-_OUTPUT = GenerationModel.model_json_schema(mode="serialization")
+_OUTPUT = output_schema(GenerationModel)
 
 GET_GENERATION = Tool(
     definition=types.Tool(

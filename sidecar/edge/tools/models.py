@@ -7,7 +7,8 @@ from pydantic import BaseModel, Field
 
 from sidecar.core.generation import Lane
 from sidecar.edge.tools.results import failed
-from sidecar.edge.tools.tool import Arguments, Call, Tool, input_schema
+from sidecar.edge.tools.schemas import input_schema, output_schema
+from sidecar.edge.tools.tool import Arguments, Call, Tool
 from sidecar.runtimes.profiles import PROFILES
 
 
@@ -27,6 +28,7 @@ class ModelsModel(BaseModel):
     """The models, the default one first."""
 
     models: list[ModelModel]
+    message: str | None = None
 
 
 class NoArguments(Arguments):
@@ -62,7 +64,7 @@ LIST_MODELS = Tool(
         description="The diffusion models this server paints with, their default sizes, and how busy they are. Needed "
         "only when the user wants a certain model.",
         input_schema=input_schema(NoArguments),
-        output_schema=ModelsModel.model_json_schema(mode="serialization"),
+        output_schema=output_schema(ModelsModel),
         annotations=types.ToolAnnotations(
             title="List models", read_only_hint=True, idempotent_hint=True, open_world_hint=False
         ),

@@ -251,7 +251,7 @@ async def _image_block(
     """One image of at most `budget` bytes, or a note on why there is none; a slow store is not waited for long."""
     whole = mode == "full" and stored.record.size_bytes <= budget
     try:
-        async with asyncio.timeout(PREVIEW_SECONDS):
+        async with asyncio.timeout(_preview_seconds(call)):
             if whole:
                 data, media_type = await call.service.read(stored), stored.record.picture.media_type
             else:
@@ -268,6 +268,12 @@ async def _image_block(
     note = "The whole image is too large for a message, so a preview is shown; the link has all of it."
     block = types.ImageContent(data=pybase64.b64encode(data).decode(), mime_type=media_type)
     return block, note if mode == "full" and not whole else None
+
+
+def _preview_seconds(call: Call) -> float:
+    """Less for a host that gives up a call early: its budget has been used for the generation."""
+    budget = call.presentation.budget
+    return PREVIEW_SECONDS if budget is None else min(PREVIEW_SECONDS, budget / 8)
 
 
 def rfc3339(moment: datetime) -> str:

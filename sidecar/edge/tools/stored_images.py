@@ -7,10 +7,12 @@ from typing import Annotated, Any, ClassVar
 import mcp_types as types
 from pydantic import BaseModel, Field
 
-from sidecar.domain import ImageId, ImageRecord
+from sidecar.domain import ImageRecord
 from sidecar.edge.mcp_app.app import TOOL_META
+from sidecar.edge.tools.image_ids import image_id_of
 from sidecar.edge.tools.results import ImageModel, failed, image_model
-from sidecar.edge.tools.tool import Arguments, Call, Tool, input_schema
+from sidecar.edge.tools.schemas import input_schema, output_schema
+from sidecar.edge.tools.tool import Arguments, Call, Tool
 from sidecar.errors import ImageNotFound, bounded
 
 DEFAULT_LIMIT, LARGEST_LIMIT = 10, 50
@@ -44,6 +46,7 @@ class ImageMetadataModel(ImageModel):
     queue_seconds: float
     runtime_seconds: float
     arguments: dict[str, Any] = Field(description="For generate_image, to make the image again.")
+    message: str | None = None
 
 
 class DeletedModel(BaseModel):
@@ -77,9 +80,12 @@ class ListArguments(Arguments):
 class ImageArguments(Arguments):
     """Which image."""
 
-    image_id: Annotated[str, Field(max_length=200, description="The image_id from a result or a list.")]
+    image_id: Annotated[
+        str, Field(max_length=2000, description="The image_id from a result or a list. Its link works as well.")
+    ]
 
     allowed: ClassVar[dict[str, str]] = {"image_id": _IMAGE_ID}
+    aliases: ClassVar[dict[str, str]] = dict.fromkeys(("id", "image", "url", "imageurl"), "image_id")
 
 
 async def list_generated_images(call: Call, arguments: ListArguments) -> types.CallToolResult:
@@ -112,7 +118,7 @@ def _list_message(count: int, more: bool) -> str:
 
 async def get_image_metadata(call: Call, arguments: ImageArguments) -> types.CallToolResult:
     """Of one image of this caller's."""
-    record = (await call.service.get(ImageId.parse(arguments.image_id))).record
+    record = (await call.service.get(image_id_of(arguments.image_id, call.base_url))).record
     if record.owner != call.owner:
         raise ImageNotFound
     request = record.request
@@ -151,7 +157,7 @@ def _arguments(record: ImageRecord) -> dict[str, Any]:
 
 async def delete_image(call: Call, arguments: ImageArguments) -> types.CallToolResult:
     """Deleting what is gone is no error."""
-    image_id = ImageId.parse(arguments.image_id)
+    image_id = image_id_of(arguments.image_id, call.base_url)
     deleted = await call.service.delete(image_id, call.owner)
     message = "The image was deleted." if deleted else "There was no image with this id any more."
     return _result(message, DeletedModel(image_id=image_id.text, deleted=deleted, message=message))
@@ -169,7 +175,7 @@ LIST_GENERATED_IMAGES = Tool(
         "beginnings of their prompts. Use it to find an image made earlier. A page may be short and still have a "
         "next_cursor.",
         input_schema=input_schema(ListArguments),
-        output_schema=ImageListModel.model_json_schema(mode="serialization"),
+        output_schema=output_schema(ImageListModel),
         annotations=types.ToolAnnotations(
             title="List generated images", read_only_hint=True, idempotent_hint=True, open_world_hint=False
         ),
@@ -187,7 +193,7 @@ GET_IMAGE_METADATA = Tool(
         description="Everything about one stored image: prompt, all parameters, model, seed and whether it was "
         "applied, timings, digest, and the arguments that make it again. Use it before varying an image made earlier.",
         input_schema=input_schema(ImageArguments),
-        output_schema=ImageMetadataModel.model_json_schema(mode="serialization"),
+        output_schema=output_schema(ImageMetadataModel),
         annotations=types.ToolAnnotations(
             title="Get an image's metadata", read_only_hint=True, idempotent_hint=True, open_world_hint=False
         ),
@@ -203,7 +209,7 @@ DELETE_IMAGE = Tool(
         title="Delete an image",
         description="Delete one stored image with its thumbnail and record, for good. Only when the user asks for it.",
         input_schema=input_schema(ImageArguments),
-        output_schema=DeletedModel.model_json_schema(mode="serialization"),
+        output_schema=output_schema(DeletedModel),
         annotations=types.ToolAnnotations(
             title="Delete an image",
             read_only_hint=False,

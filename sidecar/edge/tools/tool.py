@@ -15,6 +15,7 @@ from sidecar.core.jobs import JobService
 from sidecar.core.service import ImageService
 from sidecar.domain import ANONYMOUS
 from sidecar.edge.tools.presentation import Presentation
+from sidecar.edge.tools.unknown_arguments import ignored_note, intended
 from sidecar.errors import InvalidRequest, SidecarError, bounded
 
 ToolResult = types.CallToolResult | dict[str, Any]
@@ -22,11 +23,15 @@ ToolResult = types.CallToolResult | dict[str, Any]
 
 
 class Arguments(BaseModel):
-    """The base of all arguments models: an unknown argument is an error, a null is as good as an absent one."""
+    """The base of all arguments models."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
     allowed: ClassVar[dict[str, str]] = {}
     """What completes "allowed: …" for each argument."""
+    aliases: ClassVar[dict[str, str]] = {}
+    """Names that other servers use, lower case without separators, and what this tool calls them."""
+    absent: ClassVar[dict[str, tuple[object, ...]]] = {}
+    """Values by which clients say that they leave an argument out, besides null and an empty text."""
 
 
 A = TypeVar("A", bound=Arguments)
@@ -56,18 +61,48 @@ class Tool(Generic[A]):
 
     async def call(self, call: Call, arguments: dict[str, Any]) -> ToolResult:
         """Check the arguments and run. An argument that is wrong is named with what is allowed."""
+        ignored: list[str] = []
         try:
-            return await self._run(call, arguments)
+            ignored = self._unknown(arguments)
+            result = await self._run(call, arguments)
         except SidecarError as error:
-            return self.failed(error)
+            result = self.failed(error)
+        return _with_note(result, ignored_note(ignored)) if ignored else result
 
     async def _run(self, call: Call, arguments: dict[str, Any]) -> ToolResult:
-        given = {name: value for name, value in arguments.items() if value is not None}
         try:
-            checked = self.arguments.model_validate(given)
+            checked = self.arguments.model_validate(self._given(arguments))
         except ValidationError as error:
             raise InvalidRequest(self._explain(error)) from None
         return await self.function(call, checked)
+
+    def _given(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The known arguments that say something."""
+        fields = self.arguments.model_fields
+        return {
+            name: value
+            for name, value in arguments.items()
+            if name in fields and not self._is_absent(name, value, required=fields[name].is_required())
+        }
+
+    def _is_absent(self, name: str, value: Any, *, required: bool) -> bool:
+        if value is None:
+            return True
+        if required:
+            return False
+        empty = isinstance(value, str) and not value.strip()
+        return empty or (type(value) in (int, str) and value in self.arguments.absent.get(name, ()))
+
+    def _unknown(self, arguments: dict[str, Any]) -> list[str]:
+        """The arguments to ignore, by name. Raises InvalidRequest for those that were meant to be another one."""
+        known = self.arguments.model_fields
+        unknown = [name for name in arguments if name not in known]
+        meant = [(name, right) for name in unknown if (right := intended(name, known, self.arguments.aliases))]
+        if meant:
+            problems = [f"unknown argument {bounded(name, 60)!r}; use {right}" for name, right in meant[:8]]
+            takes = ", ".join(known)
+            raise InvalidRequest(f"{'; '.join(problems)}. {self.definition.name} takes {takes}.")
+        return unknown
 
     def _explain(self, error: ValidationError) -> str:
         problems = [
@@ -80,9 +115,6 @@ class Tool(Generic[A]):
         if not location:
             return message.removeprefix("Value error, ")
         name = bounded(str(location[0]), 60)
-        if kind == "extra_forbidden":
-            takes = ", ".join(self.arguments.model_fields) or "no arguments"
-            return f"unknown argument {name!r}; {self.definition.name} takes {takes}"
         allowed = self.arguments.allowed[name]
         if kind == "missing":
             return f"{name} is required: {allowed}"
@@ -97,23 +129,20 @@ def _shown(given: Any) -> str:
     return bounded(ascii(given), 60)
 
 
-def input_schema(arguments: type[Arguments]) -> dict[str, Any]:
-    """The arguments model as the plain JSON schema that models read best: no titles, no null alternatives."""
-    schema = arguments.model_json_schema()
-    properties = {name: _plain(dict(field)) for name, field in schema["properties"].items()}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": schema.get("required", []),
-        "additionalProperties": False,
-    }
+def _with_note(result: ToolResult, note: str) -> ToolResult:
+    """The result with one sentence more in its text and its `message`."""
+    if isinstance(result, dict):
+        return {**result, "statusMessage": _joined(result.get("statusMessage"), note)}
+    structured = result.structured_content
+    if structured is not None:
+        structured = {**structured, "message": _joined(structured.get("message"), note)}
+    content = list(result.content)
+    for place, block in enumerate(content):
+        if isinstance(block, types.TextContent):
+            content[place] = block.model_copy(update={"text": f"{block.text}\n{note}"})
+            break
+    return result.model_copy(update={"content": content, "structured_content": structured})
 
 
-def _plain(field: dict[str, Any]) -> dict[str, Any]:
-    alternatives = [choice for choice in field.pop("anyOf", []) if choice != {"type": "null"}]
-    if len(alternatives) == 1:
-        field.update(alternatives[0])
-    if field.get("default", 0) is None:
-        del field["default"]
-    field.pop("title", None)
-    return field
+def _joined(message: str | None, note: str) -> str:
+    return f"{message} {note}" if message else note

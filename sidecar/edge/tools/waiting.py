@@ -12,12 +12,12 @@ PROGRESS_SECONDS = 1.0
 
 
 class Waiting:
-    """The time a call has, from its start; RESPONSE_BUDGET at most."""
+    """The time a call has, from its start: RESPONSE_BUDGET, less where the MCP URL or the caller says so."""
 
     def __init__(self, call: Call, seconds: float | None = None) -> None:
         self._call = call
-        budget = call.settings.jobs.response_budget
-        self._deadline = asyncio.get_running_loop().time() + min(budget, budget if seconds is None else seconds)
+        limits = (call.settings.jobs.response_budget, call.presentation.budget, seconds)
+        self._deadline = asyncio.get_running_loop().time() + min(limit for limit in limits if limit is not None)
 
     @property
     def left(self) -> float:
