@@ -59,7 +59,7 @@ def is_image_id(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Identifier:
-    """Opaque to callers, unguessable (130 random bits), URL-safe, sorting by creation time; never a path."""
+    """Opaque to callers, unguessable (125 to 130 random bits), URL-safe, sorting by creation time; never a path."""
 
     text: str
 
@@ -115,10 +115,14 @@ class JobId(Identifier):
         return cls(text)
 
     def image(self, number: int) -> ImageId:
-        """The id of an image of this generation, from 1: it follows from the job's, and does not lead back to it."""
+        """The id of an image of this generation, from 1 to 31: it follows from the job's, and does not lead back to it.
+
+        The images of one job share their time, so the digit after it and the owner is the image's number: they sort in
+        the order asked for, first image first, also where newer ones come first. 125 bits stay unguessable.
+        """
         digest = hashlib.sha256(f"{self.text}/{number}".encode()).digest()
-        random = int.from_bytes(digest) >> (8 * len(digest) - 5 * _RANDOM_DIGITS)
-        return ImageId(self.text[:-_RANDOM_DIGITS] + _digits(random, _RANDOM_DIGITS))
+        unguessable = int.from_bytes(digest) >> (8 * len(digest) - 5 * (_RANDOM_DIGITS - 1))
+        return ImageId(self.text[:-_RANDOM_DIGITS] + _digits(number, 1) + _digits(unguessable, _RANDOM_DIGITS - 1))
 
     def images(self, count: int) -> tuple[ImageId, ...]:
         """The ids of its first images."""

@@ -19,6 +19,7 @@ from sidecar.domain import (
     GenerationRequest,
     ImageId,
     ImageRecord,
+    JobId,
     Picture,
     expiry,
     owner_tag,
@@ -106,6 +107,30 @@ def test_ids_of_one_moment_share_no_more_of_their_122_bits_than_chance_allows() 
     assert bits >= 122
     numbers = [sum(ALPHABET.index(digit) << (5 * place) for place, digit in enumerate(tail)) for tail in tails]
     for bit in range(bits):
+        ones = sum(number >> bit & 1 for number in numbers)
+        assert abs(ones - 2000) < 8 * math.sqrt(1000)  # eight standard deviations
+
+
+@given(MOMENTS)
+def test_the_images_of_one_job_are_listed_in_the_order_asked_for(created: datetime) -> None:
+    """Records are listed by name, newest first; the images of one job are of one moment (issue 14)."""
+    job_id = JobId.new(created)
+    images = job_id.images(4)
+    assert images == job_id.images(4)
+    names = [keys.record_name(image_id) for image_id in images]
+    assert names == sorted(names)
+    later = JobId.new(created + timedelta(milliseconds=1)).images(4)
+    assert max(keys.record_name(image_id) for image_id in later) < names[0]
+    assert {image_id.created for image_id in images} == {job_id.created}
+
+
+def test_an_image_of_a_job_leads_neither_to_the_job_nor_to_its_other_images() -> None:
+    """What is left of an id after time, owner and number: 125 bits, each as often 0 as 1."""
+    tails = [image_id.text[18:] for _ in range(1000) for image_id in JobId.new(A_MOMENT).images(4)]
+    assert len(set(tails)) == 4000
+    assert {len(tail) for tail in tails} == {25}
+    numbers = [sum(ALPHABET.index(digit) << (5 * place) for place, digit in enumerate(tail)) for tail in tails]
+    for bit in range(125):
         ones = sum(number >> bit & 1 for number in numbers)
         assert abs(ones - 2000) < 8 * math.sqrt(1000)  # eight standard deviations
 

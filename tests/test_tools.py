@@ -64,6 +64,15 @@ async def test_images_are_listed_newest_first_page_by_page(sidecar: Sidecar) -> 
     assert (prompts, await listed(sidecar, limit=2, cursor=cursor)) == (["three", "two"], (["one"], None))
 
 
+async def test_the_images_of_one_call_are_listed_in_the_order_asked_for_beneath_newer_ones(sidecar: Sidecar) -> None:
+    for call_number in range(3):
+        await sidecar.generate(prompt=f"call {call_number}", num_images=4, seed=10 * call_number, result="link")
+    page = await structured(sidecar, "list_generated_images", limit=5)
+    rest = await structured(sidecar, "list_generated_images", limit=50, cursor=page["next_cursor"])
+    seeds = [image["seed"] for image in page["images"] + rest["images"]]
+    assert seeds == [20, 21, 22, 23, 10, 11, 12, 13, 0, 1, 2, 3]
+
+
 async def test_a_page_goes_on_where_an_image_was_deleted(sidecar: Sidecar) -> None:
     made = [await sidecar.made(prompt=prompt) for prompt in ("one", "two", "three")]
     _, cursor = await listed(sidecar, limit=2)
