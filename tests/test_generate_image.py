@@ -258,6 +258,9 @@ async def test_a_wrong_argument_is_told_with_what_is_allowed(
         "images": [],
         "message": told,
         "retry_after_seconds": None,
+        "ahead": None,
+        "elapsed_seconds": None,
+        "expected_seconds": None,
     }
     assert result.structured_content == expected
     assert (kserve.instances, sidecar.stored()) == ([], [])

@@ -78,7 +78,8 @@ class Predict:
 class Progress:
     """Where a generation stands. Seconds; `estimate` until all its images are there, None when unknown.
 
-    While it is queued the estimate includes the images ahead.
+    While it is queued, the estimate includes the images ahead and `elapsed` counts from the call; after that both count
+    from the first image's start, which came `waited` after the call.
     """
 
     phase: Literal["queued", "generating"]
@@ -87,6 +88,19 @@ class Progress:
     estimate: float | None
     finished: int
     total: int
+    waited: float = 0.0
+
+    @property
+    def since_call(self) -> float:
+        """Seconds from the call until now."""
+        return self.waited + self.elapsed
+
+    @property
+    def expected(self) -> float | None:
+        """Seconds from the call until all its images are likely to be there, None when unknown."""
+        if self.estimate is None:
+            return None
+        return self.estimate + (self.elapsed if self.phase == "queued" else self.waited)
 
 
 class Generation:
@@ -119,15 +133,16 @@ class Generation:
 
     @property
     def progress(self) -> Progress:
-        started = [predict.started for predict in self.predicts if predict.started is not None]
-        now = self._clock.monotonic()
+        started = min((p.started for p in self.predicts if p.started is not None), default=None)
+        began = self._submitted if started is None else started
         estimate = self._lane.estimate
         ahead = self._place.ahead
         rounds = -(-(ahead + len(self.predicts)) // self._lane.settings.concurrency)
         return Progress(
-            phase="generating" if started else "queued",
+            phase="queued" if started is None else "generating",
             ahead=ahead,
-            elapsed=now - min(started, default=self._submitted),
+            elapsed=self._clock.monotonic() - began,
+            waited=began - self._submitted,
             estimate=None if estimate is None else estimate * rounds,
             finished=sum(predict.task.done() for predict in self.predicts),
             total=len(self.predicts),

@@ -11,7 +11,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import mcp_types as types
 import pybase64
@@ -63,6 +63,17 @@ class GenerationModel(BaseModel):
         description="When to ask again. With the status working: the image store cannot be asked at the moment, so how "
         "the generation stands is not known; it has not failed.",
     )
+    ahead: int | None = Field(
+        default=None, description="While queued: images to be made before its first. null where unknown."
+    )
+    elapsed_seconds: float | None = Field(
+        default=None, description="While queued or working: how long ago it was asked for. null where unknown."
+    )
+    expected_seconds: float | None = Field(
+        default=None,
+        description="While queued or working: how long it is likely to take in all, from the call to its last image, "
+        "judged by recent ones. null where unknown.",
+    )
 
 
 def image_url(base_url: str, record: ImageRecord) -> str:
@@ -79,7 +90,11 @@ async def generation_result(call: Call, view: JobView, mode: ResultMode | None =
         return await _completed(call, view, mode or wanted.get(view.result_mode, call.presentation.mode))
     message = _message(view)
     structured = GenerationModel(
-        status=view.status, job_id=str(view.job_id) if view.job_id else None, images=[], message=message
+        status=view.status,
+        job_id=str(view.job_id) if view.job_id else None,
+        images=[],
+        message=message,
+        **_standing(view),
     )
     return types.CallToolResult(
         content=[types.TextContent(text=message if view.ended else f"{message} job_id: {view.job_id}")],
@@ -159,6 +174,20 @@ def _message(view: JobView) -> str:
         f"The image is not ready yet ({where_it_stands(view)}). It goes on by itself: call get_generation with this "
         "job_id to wait for it, and do not call generate_image again for it."
     )
+
+
+def _standing(view: JobView) -> dict[str, Any]:
+    """The fields that say how far a job is. The pod that works on it knows; the store knows only when it began."""
+    if view.ended:
+        return {}
+    progress = view.progress
+    if progress is None:
+        return {"elapsed_seconds": round(view.elapsed, 1)}
+    return {
+        "ahead": progress.ahead,
+        "elapsed_seconds": round(progress.since_call, 1),
+        "expected_seconds": None if progress.expected is None else round(progress.expected, 1),
+    }
 
 
 def where_it_stands(view: JobView) -> str:
