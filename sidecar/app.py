@@ -21,7 +21,7 @@ from sidecar.core.jobs import JobService
 from sidecar.core.readiness import Health, RuntimeWatch, StorageWatch
 from sidecar.core.service import ImageService
 from sidecar.core.sweeper import Sweeper
-from sidecar.edge import gallery, health, images_http, keys, metrics_http
+from sidecar.edge import favicon, gallery, health, images_http, keys, metrics_http
 from sidecar.edge.asgi_bridge import ASGIBridge
 from sidecar.edge.bodies import BodyReader
 from sidecar.edge.cross_origin import MCP_PATHS, CrossOrigin
@@ -31,6 +31,7 @@ from sidecar.edge.mcp_server import ImageMCPServer, served
 from sidecar.edge.requests import name_request, request_middleware
 from sidecar.events import Event
 from sidecar.imaging.thumbnails import PillowThumbnailer
+from sidecar.observe.activity import Activity
 from sidecar.observe.logs import EventLog
 from sidecar.observe.metrics import Metrics
 from sidecar.ports import Clock, Observer, SystemClock
@@ -57,7 +58,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> web.Applica
     app[OWN_URL] = []
     for path in MCP_PATHS:
         app.router.add_post(path, _mcp)
-    app.router.add_routes([*images_http.routes(), *health.routes()])
+    app.router.add_routes([*images_http.routes(), *health.routes(), *favicon.routes()])
     if settings.listen.gallery:
         app.router.add_routes(gallery.routes())
     if settings.listen.metrics_port is None:
@@ -90,7 +91,8 @@ async def _parts(app: web.Application) -> AsyncIterator[None]:
         metrics = app[keys.METRICS] = Metrics(
             {name: lane.queue for name, lane in lanes.items()}, settings.storage.backend, settings.storage.max_bytes
         )
-        observer.all = (metrics, EventLog())
+        activity = Activity(clock)
+        observer.all = (metrics, EventLog(), activity)
         storage = await parts.enter_async_context(opened_store(settings.storage, clock=clock, observer=observer))
         service = app[keys.SERVICE] = ImageService(
             lanes=lanes,
@@ -113,6 +115,7 @@ async def _parts(app: web.Application) -> AsyncIterator[None]:
         storage_watch = StorageWatch(storage, clock, observer)
         runtime_watches = {name: RuntimeWatch(lane, clock, observer) for name, lane in lanes.items()}
         app[keys.HEALTH] = Health(storage_watch, runtime_watches)
+        app[gallery.STATUS] = gallery.Status(service, app[keys.HEALTH], activity, clock)
         sweeper = Sweeper(
             storage,
             storage.jobs,

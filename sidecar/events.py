@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sidecar.domain import ImageRecord, Inventory, JobCount, SweepReport
+from sidecar.domain import ImageRecord, Inventory, JobCount, JobRecord, JobResult, SweepReport
 
 GenerationOutcome = Literal["completed", "failed", "rejected", "cancelled"]
 FAULTLESS = ("ok", "image_not_found", "image_damaged", "damaged", "job_not_found", "invalid_request", "cancelled")
@@ -82,6 +82,14 @@ class Crashed:
 
     what: str
     error: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEnded:
+    """This process knows how a generation ended: completed, failed or cancelled, and which images are missing."""
+
+    record: JobRecord
+    result: JobResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +199,7 @@ Event = (
     | ImageLost
     | ImageRecovered
     | Crashed
+    | JobEnded
     | JobTakenOver
     | StorageOperation
     | FileDamaged

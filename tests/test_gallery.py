@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
 import shutil
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from html.parser import HTMLParser
-from typing import Any
 
+import aiohttp
 import pytest
 
 from sidecar.config import read_settings
 from sidecar.domain import RecordPage
 from sidecar.edge.gallery import views, wording
 from sidecar.edge.gallery.markup import Html, fill
-from tests.conftest import Sidecar, StartSidecar, metric_becomes
+from sidecar.edge.gallery.status import Standing
+from tests.browsing import Page, look
+from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed_when
 
 UNKNOWN = "0" * 43
@@ -26,49 +27,12 @@ POLICY = (
 )
 
 
-@dataclass
-class Page(HTMLParser):
-    """What a browser would see in some HTML."""
-
-    tags: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    text: str = ""
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def all(self, tag: str, **having: str) -> list[dict[str, str]]:
-        return [a for name, a in self.tags if name == tag and having.items() <= {k: a.get(k) for k in having}.items()]
-
-    @property
-    def prompts(self) -> list[str]:
-        """The alternative texts of the thumbnails, in order."""
-        return [image["alt"] for image in self.all("img")]
-
-    def way(self, text: str, markup: str) -> str | None:
-        """Where the button of this name leads."""
-        found = re.search(rf'<a class="button" href="([^"]*)">{text}</a>', markup)
-        return found and found[1].replace("&amp;", "&").removeprefix(".")
-
-
-async def look(sidecar: Sidecar, path: str = "/", **kwargs: Any) -> tuple[int, Page, str]:
-    response, body = await sidecar.get(path, **kwargs)
-    page = Page()
-    page.feed(body.decode())
-    return response.status, page, body.decode()
-
-
 async def test_images_are_listed_newest_first_with_what_a_browser_needs_to_place_them(sidecar: Sidecar) -> None:
     first = await sidecar.made(prompt="a lighthouse", width=1024, height=512)
     second = await sidecar.made(prompt="a fox")
     status, page, text = await look(sidecar)
     assert (status, page.prompts) == (200, ["a fox", "a lighthouse"])
-    assert page.all("img") == [
+    assert page.all("img", loading="lazy") == [
         {
             "src": f"./images/{image['image_id']}/thumbnail",
             "width": width,
@@ -135,7 +99,12 @@ async def test_older_images_are_one_link_away_and_the_filter_goes_along(sidecar:
 
 
 def site() -> views.Site:
-    return views.Site(root=".", public_base_url=None, now=datetime.now(UTC), queues="Idle")
+    return views.Site(
+        root=".",
+        public_base_url=None,
+        now=datetime.now(UTC),
+        standing=Standing(summary="Idle", state="idle", troubles=()),
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +132,7 @@ async def test_the_page_of_an_image_tells_everything_it_was_made_with(start_side
     status, page, text = await look(sidecar, f"/gallery/{image['image_id']}")
     rows = dict(re.findall(r'<div><dt>([^<]*)</dt><dd dir="auto">(.*?)</dd></div>', text, re.DOTALL))
     plain = {name: re.sub(r"<[^>]*>", "", value) for name, value in rows.items()}
-    assert (status, page.all("img")[0]["src"]) == (200, f"../images/{image['image_id']}.png")
+    assert (status, page.all("img", **{"class": "whole"})[0]["src"]) == (200, f"../images/{image['image_id']}.png")
     assert plain.pop("Took").endswith("s in the queue")
     assert plain.pop("File").startswith("PNG, ")
     assert plain.pop("Created").endswith(" UTC")
@@ -197,7 +166,7 @@ async def test_the_link_to_hand_on_starts_with_the_public_address(start_sidecar:
     for path in ("/", f"/gallery/{image['image_id']}"):
         page = (await look(sidecar, path))[1]
         assert page.all("div", **{"class": "actions"})[0]["data-link"] == image["url"]
-        assert not any(found["src"].startswith("http") for found in page.all("img"))
+        assert not any(found.get("src", "").startswith("http") for found in page.all("img"))
 
 
 HOSTILE = [
@@ -343,33 +312,21 @@ async def test_an_expired_image_is_not_shown_though_nobody_has_swept(start_sidec
     assert (await look(sidecar, f"/gallery/{image['image_id']}"))[0] == 404
 
 
-async def test_the_status_tells_each_models_queue(sidecar: Sidecar, kserve: FakeKServe) -> None:
-    idle = {"summary": "Idle", "models": [{"model": "painter", "waiting": 0, "in_flight": 0, "oldest_wait": 0.0}]}
-    assert await status_of(sidecar) == idle
-    kserve.script.append(succeed_when(release := asyncio.Event()))
-    calls = [asyncio.create_task(sidecar.made()) for _ in range(2)]
-    await metric_becomes(sidecar, 'imagegen_queue_depth{model="painter"}', 1)
-    busy = await status_of(sidecar)
-    wait = busy["models"][0].pop("oldest_wait")
-    assert 0 <= wait < 60
-    assert busy == {
-        "summary": "1 painting, 1 waiting",
-        "models": [{"model": "painter", "waiting": 1, "in_flight": 1}],
-    }
-    assert "1 painting, 1 waiting" in (await look(sidecar))[1].text
-    release.set()
-    await asyncio.gather(*calls)
-    assert await status_of(sidecar) == idle
-
-
-async def status_of(sidecar: Sidecar) -> Any:
-    async with sidecar.session.get(f"{sidecar.url}/gallery/status") as response:
-        return await response.json()
+async def test_the_images_of_one_call_stand_in_the_order_asked_for(sidecar: Sidecar) -> None:
+    await sidecar.made(prompt="older")
+    result = await sidecar.generate(prompt="four", num_images=4, result="link")
+    _, page, _ = await look(sidecar)
+    asked = [f"./images/{image['image_id']}/thumbnail" for image in result.structured_content["images"]]
+    assert [image["src"] for image in page.all("img", loading="lazy")][:4] == asked
 
 
 async def test_assets_may_be_kept_for_ever_at_the_address_of_their_content(sidecar: Sidecar) -> None:
     _, page, _ = await look(sidecar)
-    found = [page.all("link", rel="stylesheet")[0]["href"], page.all("script")[0]["src"], page.all("link")[0]["href"]]
+    found = [
+        page.all("link", rel="stylesheet")[0]["href"],
+        page.all("script")[0]["src"],
+        page.all("link", type="image/svg+xml")[0]["href"],
+    ]
     types = []
     for url in found:
         response, body = await sidecar.get(url.removeprefix("."))
@@ -385,10 +342,52 @@ async def test_assets_may_be_kept_for_ever_at_the_address_of_their_content(sidec
 
 
 async def test_head_answers_as_get_does_without_the_body(sidecar: Sidecar) -> None:
-    got, body = await sidecar.get("/")
-    head, nothing = await sidecar.get("/", method="HEAD")
+    plain = {"Accept-Encoding": "identity"}
+    got, body = await sidecar.get("/", headers=plain)
+    head, nothing = await sidecar.get("/", method="HEAD", headers=plain)
     assert (head.status, nothing, head.headers["Content-Length"]) == (200, b"", str(len(body)))
     assert head.headers["Content-Type"] == got.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+async def raw(sidecar: Sidecar, path: str, **headers: str) -> tuple[aiohttp.ClientResponse, bytes]:
+    """An answer as it came, not unpacked."""
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        async with session.get(f"{sidecar.url}{path}", headers={"Accept-Encoding": "gzip", **headers}) as response:
+            return response, await response.read()
+
+
+async def test_pages_and_assets_are_compressed_where_the_browser_takes_it(sidecar: Sidecar) -> None:
+    image = await sidecar.made()
+    for path in ("/", f"/gallery/{image['image_id']}", "/gallery/assets/gallery.css", "/gallery/assets/gallery.js"):
+        response, body = await raw(sidecar, path)
+        plain, text = await raw(sidecar, path, **{"Accept-Encoding": "identity"})
+        refused, _ = await raw(sidecar, path, **{"Accept-Encoding": "br, gzip;q=0"})
+        assert response.headers["Content-Encoding"] == "gzip", path
+        assert response.headers["Vary"] == plain.headers["Vary"] == "Accept-Encoding"
+        assert "Content-Encoding" not in plain.headers
+        assert "Content-Encoding" not in refused.headers
+        assert len(body) < len(text) / 2
+        assert len(gzip.decompress(body)) == len(text)
+    for path in (f"/images/{image['image_id']}.png", f"/images/{image['image_id']}/thumbnail"):
+        assert "Content-Encoding" not in (await raw(sidecar, path))[0].headers
+
+
+async def test_a_page_that_repeats_a_text_of_its_address_is_not_compressed(sidecar: Sidecar) -> None:
+    """Its length would tell a stranger who chose that text what else is in it (BREACH)."""
+    assert "Content-Encoding" not in (await raw(sidecar, "/?prompt=fox"))[0].headers
+
+
+async def test_each_encoding_of_an_asset_has_an_etag_of_its_own(sidecar: Sidecar) -> None:
+    path = "/gallery/assets/gallery.css"
+    zipped, _ = await raw(sidecar, path)
+    plain, _ = await raw(sidecar, path, **{"Accept-Encoding": "identity"})
+    assert zipped.headers["ETag"] != plain.headers["ETag"]
+    for etag in (zipped.headers["ETag"], f"W/{zipped.headers['ETag']}", '"x", ' + zipped.headers["ETag"], "*"):
+        response, body = await raw(sidecar, path, **{"If-None-Match": etag})
+        assert (response.status, body) == (304, b"")
+        assert response.headers["ETag"] == zipped.headers["ETag"]
+        assert response.headers["Vary"] == "Accept-Encoding"
+    assert (await raw(sidecar, path, **{"If-None-Match": plain.headers["ETag"]}))[0].status == 200
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from sidecar.core.job import Job
 from sidecar.core.service import ImageService
 from sidecar.domain import ImageId, JobId, JobRecord, JobResult, Lease, MissingImage, StoredImage, StoredJob
 from sidecar.errors import ImageNotFound, Interrupted, SidecarError, StorageFailure
-from sidecar.events import Crashed, JobTakenOver
+from sidecar.events import Crashed, JobEnded, JobTakenOver
 from sidecar.ports import Clock, JobStore, Observer
 
 SILENT_INTERVALS = 3
@@ -165,6 +165,7 @@ class JobTakeover:
         )
         if await self._store.acknowledge(record, result):
             self._observer(JobTakenOver(model=record.requests[0].model, adopted=False))
+            self._observer(JobEnded(record=record, result=result))
 
     async def _image(self, image_id: ImageId) -> StoredImage | None:
         try:

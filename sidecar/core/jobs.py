@@ -41,7 +41,7 @@ from sidecar.errors import (
     StorageFailure,
     TakenElsewhere,
 )
-from sidecar.events import Crashed
+from sidecar.events import Crashed, JobEnded
 from sidecar.ports import Clock, JobStore, Observer
 
 _LONG = 3600.0
@@ -204,6 +204,7 @@ class JobService:
                 await asyncio.wait({job.recorded})
             if not (job.lost or job.released):
                 job.result = result
+                self._observer(JobEnded(record=job.record, result=result))
                 if job.needs_a_record:
                     await self._store.acknowledge(job.record, job.result)
         except StorageFailure:

@@ -21,14 +21,32 @@ class Check:
     detail: str = ""
 
 
-class StorageWatch:
+class Watch:
+    """What the last look found: `check`, and `since` when its status has been what it is (aware UTC)."""
+
+    def __init__(self, clock: Clock, check: Check) -> None:
+        self._clock = clock
+        self._check = check
+        self.since = clock.now()
+
+    @property
+    def check(self) -> Check:
+        return self._check
+
+    @check.setter
+    def check(self, found: Check) -> None:
+        if found.status != self._check.status:
+            self.since = self._clock.now()
+        self._check = found
+
+
+class StorageWatch(Watch):
     """Whether the store can be written, or this pod holds images for one that is away."""
 
     def __init__(self, storage: Storage, clock: Clock, observer: Observer) -> None:
+        super().__init__(clock, Check("unknown", "not yet tried"))
         self._storage = storage
-        self._clock = clock
         self._observer = observer
-        self.check = Check("unknown", "not yet tried")
         self.took_images = False
 
     async def run(self) -> None:
@@ -58,14 +76,13 @@ class StorageWatch:
         return f" Finished images waiting on this pod for the store: {held}." if (held := self._storage.held) else ""
 
 
-class RuntimeWatch:
+class RuntimeWatch(Watch):
     """Whether one model's runtime is ready. A predict may block the runtime's probes, so silence then means busy."""
 
     def __init__(self, lane: Lane, clock: Clock, observer: Observer) -> None:
+        super().__init__(clock, Check("unknown", "not yet asked"))
         self._lane = lane
-        self._clock = clock
         self._observer = observer
-        self.check = Check("unknown", "not yet asked")
         self.was_ready = False
 
     @property
@@ -107,21 +124,21 @@ class Health:
     """The three probes, each a verdict and its checks by name."""
 
     def __init__(self, storage: StorageWatch, runtimes: Mapping[str, RuntimeWatch]) -> None:
-        self._storage = storage
-        self._runtimes = runtimes
+        self.storage = storage
+        self.runtimes = runtimes
         self.stopping = False
 
     @property
     def checks(self) -> dict[str, Check]:
-        runtimes = {f"runtime/{model}": watch.check for model, watch in self._runtimes.items()}
-        return {"storage": self._storage.check, **runtimes}
+        runtimes = {f"runtime/{model}": watch.check for model, watch in self.runtimes.items()}
+        return {"storage": self.storage.check, **runtimes}
 
     @property
     def started(self) -> bool:
         """Whether images could be taken once and every runtime was ready once."""
-        return self._storage.took_images and all(watch.was_ready for watch in self._runtimes.values())
+        return self.storage.took_images and all(watch.was_ready for watch in self.runtimes.values())
 
     @property
     def ready(self) -> bool:
         """A store in trouble only degrades: what can still be served stays reachable."""
-        return not self.stopping and self.started and any(watch.ready for watch in self._runtimes.values())
+        return not self.stopping and self.started and any(watch.ready for watch in self.runtimes.values())

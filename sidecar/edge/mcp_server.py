@@ -29,7 +29,7 @@ from sidecar.edge.asgi_bridge import ASGIApp
 from sidecar.edge.errors_map import jsonrpc_errors, no_such_resource
 from sidecar.edge.jsonrpc import MAX_MESSAGE_BYTES
 from sidecar.edge.mcp_app import app as mcp_app
-from sidecar.edge.negotiation import Negotiation
+from sidecar.edge.response_form import ResponseForm
 from sidecar.edge.tools import TOOLS
 from sidecar.edge.tools.presentation import presentation
 from sidecar.edge.tools.results import where_it_stands
@@ -228,7 +228,7 @@ async def served(server: Server[Any]) -> AsyncIterator[ASGIApp]:
     task = asyncio.create_task(run(), name="mcp sessions")
     await started
     try:
-        yield Negotiation(json.handle_request, events.handle_request)
+        yield ResponseForm(json.handle_request, events.handle_request)
     finally:
         stop.set()
         with contextlib.suppress(asyncio.CancelledError):

@@ -1,77 +1,35 @@
-"""Answers each MCP request in a form its client accepts: one JSON body or an event stream.
-
-The SDK demands `Accept: application/json, text/event-stream` (Streamable HTTP, "Sending Messages to the Server"), which
-curl, n8n and others do not send. A client that names one of the two gets that one; `*/*` and no header mean JSON.
-"""
+"""What a client prefers: RFC 9110 section 12.5, as far as this server has a choice to offer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from sidecar.edge.asgi_bridge import ASGIApp, Message, Receive, Send
-
-_JSON, _EVENTS = b"application/json", b"text/event-stream"
-_JSON_RANGES = frozenset({_JSON, b"application/*"})
-_EVENT_RANGES = frozenset({_EVENTS, b"text/*"})
-_BOTH = _JSON + b", " + _EVENTS
+from aiohttp import hdrs, web
 
 
-@dataclass(frozen=True, slots=True)
-class Negotiation:
-    """An ASGI application in front of two: `json` answers with one body, `events` as the SDK sees fit."""
-
-    json: ASGIApp
-    events: ASGIApp
-
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        ranges = _ranges(scope)
-        named_json, named_events, anything = ranges & _JSON_RANGES, ranges & _EVENT_RANGES, b"*/*" in ranges
-        if named_events and (named_json or anything):
-            await self.events(_accepting(scope, _BOTH), receive, send)
-        elif named_events:
-            await self.events(_accepting(scope, _BOTH), receive, _AsEvents(send).send)
-        elif named_json or anything or not ranges:
-            await self.json(_accepting(scope, _JSON if named_json else _BOTH), receive, send)
-        else:
-            await self.events(scope, receive, send)  # which says what is allowed
+def wants_page(request: web.Request) -> bool:
+    """Whether a browser opens this address for a person, rather than a program or an `<img>` asking for it."""
+    if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
+        return False
+    page = max(weight(request, hdrs.ACCEPT, kind) for kind in ("text/html", "application/xhtml+xml"))
+    return page > 0 and page >= weight(request, hdrs.ACCEPT, "application/json")
 
 
-def _ranges(scope: Any) -> frozenset[bytes]:
-    """The media ranges of the Accept header without their parameters (RFC 9110, 12.5.1); refused ones left out."""
-    given = b",".join(value for name, value in scope["headers"] if name == b"accept")
-    parts = (part.replace(b" ", b"").lower().partition(b";") for part in given.split(b","))
-    return frozenset(name for name, _, parameters in parts if name and parameters not in (b"q=0", b"q=0.0"))
+def takes_gzip(request: web.Request) -> bool:
+    return weight(request, hdrs.ACCEPT_ENCODING, "gzip") > 0
 
 
-def _accepting(scope: Any, media_types: bytes) -> Any:
-    others = [(name, value) for name, value in scope["headers"] if name != b"accept"]
-    return {**scope, "headers": [*others, (b"accept", media_types)]}
+def weight(request: web.Request, header: str, name: str) -> float:
+    """The quality a header gives to `name`, from 0 to 1; 0 for what it does not name."""
+    for item in ",".join(request.headers.getall(header, ())).split(","):
+        given, *parameters = (part.strip().lower() for part in item.split(";"))
+        if given == name:
+            return next((_quality(part[2:]) for part in parameters if part.startswith("q=")), 1.0)
+    return 0.0
 
 
-class _AsEvents:
-    """Turns a successful JSON answer into an event stream of one message."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._body: list[bytes] | None = None
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            await self._send(self._started(message))
-        elif self._body is None:
-            await self._send(message)
-        else:
-            self._body.append(message.get("body", b""))
-            if not message.get("more_body", False):
-                event = b"event: message\ndata: " + b"".join(self._body) + b"\n\n"
-                await self._send({**message, "body": event})
-
-    def _started(self, message: Message) -> Message:
-        headers = list(message.get("headers", ()))
-        is_json = any(name.lower() == b"content-type" and value.startswith(_JSON) for name, value in headers)
-        if message["status"] != 200 or not is_json:
-            return message
-        self._body = []
-        kept = [(name, value) for name, value in headers if name.lower() not in (b"content-type", b"content-length")]
-        return {**message, "headers": [*kept, (b"content-type", _EVENTS)]}
+def _quality(text: str) -> float:
+    """0 for what is no number between 0 and 1."""
+    try:
+        quality = float(text)
+    except ValueError:
+        return 0.0
+    return quality if 0 <= quality <= 1 else 0.0

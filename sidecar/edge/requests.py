@@ -11,9 +11,11 @@ from aiohttp import hdrs, web
 from opentelemetry import context, propagate
 
 from sidecar.edge.connections import head_arrived
+from sidecar.edge.error_pages import error_page, failure_page, no_route_page
 from sidecar.edge.errors_map import http_answer
 from sidecar.edge.guard import Handler
 from sidecar.edge.keys import METRICS
+from sidecar.edge.negotiation import wants_page
 from sidecar.errors import INTERNAL, SidecarError
 
 _ID = web.RequestKey("request_id", str)
@@ -56,15 +58,18 @@ async def name_request(request: web.Request, response: web.StreamResponse) -> No
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What goes wrong is JSON, and a page for a browser that opens the address."""
     try:
         return await handler(request)
     except SidecarError as error:
-        return http_answer(error)
-    except web.HTTPException:
+        return error_page(request, error) if wants_page(request) else http_answer(error)
+    except web.HTTPException as answer:
+        if answer.status in (404, 405) and wants_page(request):
+            return no_route_page(request, answer)
         raise
     except Exception:
         _log.exception("a request failed", method=request.method, route=_route(request))
-        return web.json_response({"error": INTERNAL}, status=500)
+        return failure_page(request) if wants_page(request) else web.json_response({"error": INTERNAL}, status=500)
 
 
 def _route(request: web.Request) -> str:

@@ -4,6 +4,7 @@ Everything can be seen without script; the script adds what needs one: copying, 
 what it shows are one origin's affair, so every link in it is relative and it works behind any path prefix.
 """
 
-from sidecar.edge.gallery.pages import routes
+from sidecar.edge.gallery.pages import STATUS, routes
+from sidecar.edge.gallery.status import Status
 
-__all__ = ["routes"]
+__all__ = ["STATUS", "Status", "routes"]

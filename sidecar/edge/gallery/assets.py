@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 
-_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+from sidecar.edge.static_files import StaticFile
 
+_FOLDER = Path(__file__).with_name("assets")
 
-@dataclass(frozen=True, slots=True)
-class Asset:
-    """One file. `version` changes with its content."""
-
-    body: bytes
-    media_type: str
-    version: str
-
-
-def _read(name: str) -> Asset:
-    body = (files(__package__) / "assets" / name).read_bytes()
-    return Asset(body, _TYPES[name.rsplit(".", 1)[1]], hashlib.sha256(body).hexdigest()[:16])
-
-
-ASSETS = {name: _read(name) for name in ("gallery.css", "gallery.js", "icon.svg")}
+ASSETS = {name: StaticFile.read(_FOLDER / name) for name in ("gallery.css", "gallery.js", "icon.svg")}
 
 
 def asset_url(root: str, name: str) -> str:

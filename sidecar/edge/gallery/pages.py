@@ -6,22 +6,28 @@ the status that errors_map has for it.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
 from sidecar.domain import ImageId
 from sidecar.edge.errors_map import http_status
-from sidecar.edge.gallery import views, wording
+from sidecar.edge.gallery import views
 from sidecar.edge.gallery.assets import ASSETS
 from sidecar.edge.gallery.markup import Html
+from sidecar.edge.gallery.status import Status
 from sidecar.edge.guard import Handler
 from sidecar.edge.images_http import image_id_of
 from sidecar.edge.keys import CLOCK, SERVICE, SETTINGS
+from sidecar.edge.negotiation import takes_gzip
 from sidecar.errors import InvalidRequest, SidecarError
+
+STATUS = web.AppKey("gallery_status", Status)
 
 PAGE_IMAGES = 24
 LONGEST_FILTER = 200
+_PAGE_COMPRESSION = 5
 _FOREVER = "public, max-age=31536000, immutable"
 _POLICY = (
     "default-src 'none'; img-src 'self'{}; style-src 'self'; script-src 'self'; "
@@ -51,12 +57,12 @@ def _page(root: str, show: Show) -> Handler:
     """A handler that answers with the page, or with one that says what was wrong."""
 
     async def handler(request: web.Request) -> web.Response:
-        site = _site(request, root)
+        site = await _site(request, root)
         try:
-            return _html(await show(request, site), 200, _where_images_are(request))
+            return _html(request, await show(request, site), 200, _where_images_are(request))
         except SidecarError as error:
             code, headers = http_status(error)
-            return _html(views.error_page(site, code, error.message), code, headers)
+            return _html(request, views.error_page(site, code, error.message), code, headers)
 
     return handler
 
@@ -67,17 +73,31 @@ def _where_images_are(request: web.Request) -> dict[str, str]:
     return {} if origin is None else {"Content-Security-Policy": _POLICY.format(f" {origin}")}
 
 
-def _site(request: web.Request, root: str) -> views.Site:
+async def _site(request: web.Request, root: str) -> views.Site:
+    status = request.app[STATUS]
+    newest = await status.newest()
     return views.Site(
         root=root,
         public_base_url=request.app[SETTINGS].listen.public_base_url,
         now=request.app[CLOCK].now(),
-        queues=wording.queues(request.app[SERVICE].lanes),
+        standing=status.standing,
+        failures=status.failures,
+        newest=newest,
     )
 
 
-def _html(page: Html, code: int, headers: dict[str, str]) -> web.Response:
-    return web.Response(text=page.markup, status=code, content_type="text/html", headers={**_HEADERS, **headers})
+def _html(request: web.Request, page: Html, code: int, headers: dict[str, str]) -> web.Response:
+    """The page, compressed where the browser takes it.
+
+    Not where it repeats what its address says: beside a text of a stranger's choice the length of a compressed page
+    tells what else is in it (BREACH), and an image's id is its key.
+    """
+    body = page.markup.encode()
+    sent = {**_HEADERS, **headers, hdrs.VARY: hdrs.ACCEPT_ENCODING}
+    if takes_gzip(request) and request.query.keys() <= {"cursor"}:
+        body = gzip.compress(body, _PAGE_COMPRESSION, mtime=0)
+        sent[hdrs.CONTENT_ENCODING] = "gzip"
+    return web.Response(body=body, status=code, content_type="text/html", charset="utf-8", headers=sent)
 
 
 async def images(request: web.Request, site: views.Site) -> Html:
@@ -105,28 +125,17 @@ async def image(request: web.Request, site: views.Site) -> Html:
 
 
 async def status(request: web.Request) -> web.Response:
-    """Each model's queue, and all of them in words."""
-    lanes = request.app[SERVICE].lanes
-    models = [
-        {
-            "model": name,
-            "waiting": lane.queue.waiting,
-            "in_flight": lane.queue.in_flight,
-            "oldest_wait": round(lane.queue.oldest_wait, 1),
-        }
-        for name, lane in lanes.items()
-    ]
-    return web.json_response({"summary": wording.queues(lanes), "models": models}, headers=_HEADERS)
+    """How the server is, and by which ids a page notices new images and failures."""
+    return web.json_response(await request.app[STATUS].as_json(), headers=_HEADERS)
 
 
 async def asset(request: web.Request) -> web.Response:
-    """A file of the pages'. One asked for by another version's address is not kept."""
+    """A file of the pages'. One asked for by another version's address must be asked for again each time."""
     found = ASSETS.get(request.match_info["name"])
     if found is None:
         raise web.HTTPNotFound
     lasting = request.query.get("v") == found.version
-    headers = {**_HEADERS, hdrs.CACHE_CONTROL: _FOREVER if lasting else "no-cache"}
-    return web.Response(body=found.body, content_type=found.media_type, charset="utf-8", headers=headers)
+    return found.answer(request, {**_HEADERS, hdrs.CACHE_CONTROL: _FOREVER if lasting else "no-cache"})
 
 
 async def delete(request: web.Request) -> web.Response:

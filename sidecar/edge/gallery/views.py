@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from urllib.parse import urlencode
 
 from sidecar import __version__
 from sidecar.core.thumbnails import THUMBNAIL_PIXELS
-from sidecar.domain import ImageRecord, Picture, RecordPage
+from sidecar.domain import ImageId, ImageRecord, Picture, RecordPage
 from sidecar.edge.gallery.assets import asset_url
 from sidecar.edge.gallery.markup import Html, fill, joined
-from sidecar.edge.gallery.wording import ago, byte_size, until, utc
+from sidecar.edge.gallery.status import Standing, Trouble
+from sidecar.edge.gallery.wording import ago, byte_size, clock_time, until, utc
 from sidecar.edge.tools.results import image_url
 from sidecar.errors import bounded
+from sidecar.observe.activity import Failure
 
 _ALT_CHARACTERS = 160
 _LABEL_CHARACTERS = 60
@@ -27,7 +29,9 @@ class Site:
     root: str
     public_base_url: str | None
     now: datetime
-    queues: str
+    standing: Standing
+    failures: Sequence[Failure] = ()
+    newest: ImageId | None = None
 
     def link(self, record: ImageRecord) -> str:
         """The image's address as it is handed on; the script makes a relative one absolute."""
@@ -60,11 +64,24 @@ def page(site: Site, title: str, content: Html) -> Html:
         style=asset_url(root, "gallery.css"),
         script=asset_url(root, "gallery.js"),
         icon=asset_url(root, "icon.svg"),
-        queues=site.queues,
-        busy="idle" if site.queues == "Idle" else "busy",
+        rendered=site.now.isoformat(),
+        newest=site.newest.text if site.newest is not None else "",
+        failure=site.failures[0].failure_id if site.failures else "",
+        queues=site.standing.summary,
+        state=site.standing.state,
+        troubles=joined(_trouble(trouble, site.now) for trouble in site.standing.troubles),
         version=__version__,
         content=content,
     )
+
+
+def _trouble(trouble: Trouble, now: datetime) -> Html:
+    since = (
+        Html()
+        if trouble.since is None
+        else fill("since", moment=trouble.since.isoformat(), text=clock_time(trouble.since, now))
+    )
+    return fill("trouble", text=trouble.text, since=since)
 
 
 def error_page(site: Site, status: int, message: str) -> Html:
@@ -76,14 +93,35 @@ def error_page(site: Site, status: int, message: str) -> Html:
 def list_page(
     site: Site, found: RecordPage, *, chosen: Filter, models: Iterable[str], cursor: str | None, mcp_url: str
 ) -> Html:
-    """One page of images, or how to make the first."""
+    """One page of images, or how to make the first; on the first one also what failed lately."""
+    first = not (cursor or chosen)
+    if first and found.records:
+        site = replace(site, newest=found.records[0].image_id)
     if not (found.records or found.cursor or cursor or chosen):
         parts = [fill("first", mcp=mcp_url)]
     else:
         parts = [_filters(site, chosen, models), _images(site, found, cursor)]
+    if first:
+        parts.insert(-1, _failures(site))
     if ways := list(_ways(site, found, chosen, cursor)):
         parts.append(fill("ways", ways=joined(ways)))
     return page(site, "Gallery", fill("list", content=joined(parts)))
+
+
+def _failures(site: Site) -> Html:
+    return fill("failures", failures=joined(_failure(site, failure) for failure in site.failures))
+
+
+def _failure(site: Site, failure: Failure) -> Html:
+    lost = f"{failure.missing} of {failure.total} images: " if failure.total > 1 else ""
+    return fill(
+        "failure",
+        message=f"{lost}{failure.message}",
+        moment=failure.at.isoformat(),
+        age=ago(failure.at, site.now),
+        model=failure.model,
+        prompt=failure.prompt,
+    )
 
 
 def _filters(site: Site, chosen: Filter, models: Iterable[str]) -> Html:
@@ -148,6 +186,7 @@ def _actions(site: Site, record: ImageRecord) -> Html:
         label=bounded(record.request.prompt, _LABEL_CHARACTERS),
         link=site.link(record),
         url=f"{site.root}/images/{record.image_id}",
+        thumbnail=f"{site.root}/images/{record.image_id}/thumbnail",
     )
 
 
@@ -158,6 +197,8 @@ def detail_page(site: Site, record: ImageRecord) -> Html:
         "detail",
         root=site.root,
         image=image_url(site.root, record),
+        thumbnail=f"{site.root}/images/{record.image_id}/thumbnail",
+        created=record.created.isoformat(),
         width=record.picture.width,
         height=record.picture.height,
         alt=bounded(prompt, _ALT_CHARACTERS),

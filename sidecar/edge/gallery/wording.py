@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from sidecar.core.generation import Lane
 from sidecar.core.generation_queue import ModelQueue
+from sidecar.core.readiness import Health, RuntimeWatch
 
 _STEPS = ((86400, "day", "days"), (3600, "hour", "hours"), (60, "minute", "minutes"))
 _WORTH_TELLING_SECONDS = 60  # a shorter wait would change the announced line with each poll
@@ -47,17 +48,41 @@ def byte_size(size: int) -> str:
     return f"{size / 1024**2:.1f} MiB"
 
 
-def queues(lanes: Mapping[str, Lane]) -> str:
-    """Every model's queue in one line, short enough to be read out when it changes."""
-    busy = {name: lane.queue for name, lane in lanes.items() if lane.queue.in_flight or lane.queue.waiting}
-    if not busy:
-        return "Idle"
-    if len(lanes) == 1:
-        return _queue(next(iter(busy.values())))
-    return "; ".join(f"{name}: {_queue(queue)}" for name, queue in busy.items())
+def clock_time(moment: datetime, now: datetime) -> str:
+    """When something was, as short as can be: `14:02 UTC` on the same day."""
+    return f"{moment:%H:%M} UTC" if moment.date() == now.date() else utc(moment)
+
+
+def not_ready(model: str, detail: str) -> str:
+    """One sentence; `detail` says of the runtime what it does, or is a sentence of its own."""
+    why = f"the runtime {detail}." if detail[:1].islower() else detail
+    return f"The model {model} is not ready: {why}"
+
+
+def summary(lanes: Mapping[str, Lane], health: Health) -> str:
+    """Every model and its queue in one line, short enough to be read out when it changes."""
+    if health.stopping:
+        return "Shutting down"
+    models = {name: words for name, lane in lanes.items() if (words := _model(lane, health.runtimes[name]))}
+    parts = [f"{name}: {words}" for name, words in models.items()] if len(lanes) > 1 else list(models.values())
+    if health.storage.check.status == "degraded":
+        parts.append("image store in trouble")
+    line = "; ".join(parts) or "idle"
+    return line if len(lanes) > 1 and models else line[0].upper() + line[1:]
+
+
+def _model(lane: Lane, watch: RuntimeWatch) -> str:
+    """Empty for one that is ready and idle."""
+    queue = lane.queue
+    if watch.ready:
+        return _queue(queue)
+    held_up = queue.in_flight + queue.waiting
+    readiness = "starting" if watch.check.status == "unknown" else "not ready"
+    return f"{readiness}, {held_up} held up" if held_up else readiness
 
 
 def _queue(queue: ModelQueue) -> str:
-    line = f"{queue.in_flight} painting" + (f", {queue.waiting} waiting" if queue.waiting else "")
+    counts = ((queue.in_flight, "painting"), (queue.waiting, "waiting"))
+    line = ", ".join(f"{count} {word}" for count, word in counts if count)
     wait = queue.oldest_wait
     return line if wait < _WORTH_TELLING_SECONDS else f"{line} ({span(timedelta(seconds=wait))})"

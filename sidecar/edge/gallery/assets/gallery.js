@@ -1,6 +1,8 @@
-// What needs a script: copying a link, deleting, the live queue. Whatever it inserts, it inserts as text.
+// What needs a script: copying a link, deleting, and keeping the page true to the server. What it inserts is text, or a
+// part of a page that the server has rendered anew.
 
 const POLL_MILLISECONDS = 3000;
+const ANSWER_MILLISECONDS = 10_000;
 const TOAST_MILLISECONDS = 5000;
 
 const root = new URL(document.body.dataset.root, location.href);
@@ -53,7 +55,7 @@ function copiedTheOldWay(text) {
 // --- deleting --------------------------------------------------------------------------------------------------------
 
 async function remove(actions, button) {
-  if ((await confirmed(actions.dataset.label)) !== "delete") {
+  if ((await confirmed(actions)) !== "delete") {
     button.focus();
     return;
   }
@@ -66,8 +68,12 @@ async function remove(actions, button) {
   }
 }
 
-function confirmed(label) {
+function confirmed({ dataset: { label, thumbnail } }) {
+  const picture = document.getElementById("confirm-picture");
   document.getElementById("confirm-subject").textContent = label;
+  picture.hidden = false;
+  picture.onerror = () => (picture.hidden = true);
+  picture.src = new URL(thumbnail, location.href).href;
   dialog.returnValue = ""; // Escape leaves the last one in place
   dialog.showModal();
   return new Promise((resolve) => {
@@ -102,15 +108,16 @@ function leave(image) {
   say("Image deleted.");
 }
 
+const deeds = {
+  copy: (button) => copy(button.closest(".actions")),
+  delete: (button) => remove(button.closest(".actions"), button),
+  dismiss: () => dismiss(),
+};
+
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-do]");
-  if (!button) return;
-  const actions = button.closest(".actions");
-  if (button.dataset.do === "copy") copy(actions);
-  else remove(actions, button);
+  if (button) deeds[button.dataset.do](button);
 });
-
-for (const button of document.querySelectorAll("[data-do]")) button.hidden = false;
 
 // --- pictures without a preview --------------------------------------------------------------------------------------
 
@@ -122,33 +129,65 @@ function withoutPreview(image) {
 }
 
 document.addEventListener("error", (event) => event.target.matches?.(".tile img") && withoutPreview(event.target), true);
-for (const image of document.querySelectorAll(".tile img")) if (image.complete && !image.naturalWidth) withoutPreview(image);
 
-// --- the queue, while somebody looks ---------------------------------------------------------------------------------
+// --- keeping up with the server, while the page is looked at ---------------------------------------------------------
 
 const status = document.getElementById("status");
-let unfinished = 0;
+const fresh = document.querySelector(".fresh");
+const seen = {};
 let poll;
+
+// A part of the page takes over what is new about the page it came from.
+function remember({ rendered, newest, failure }) {
+  Object.assign(seen, { rendered: Date.parse(rendered), newest, failure });
+  seen.skew = Date.now() - seen.rendered; // a page is as old as its visit: nothing keeps it
+  fresh.hidden = true;
+}
 
 async function look() {
   clearTimeout(poll);
   if (document.hidden) return;
   try {
-    const answer = await fetch(new URL("gallery/status", root), { signal: AbortSignal.timeout(10_000) });
+    const answer = await fetch(new URL("gallery/status", root), { signal: AbortSignal.timeout(ANSWER_MILLISECONDS) });
     if (!answer.ok) throw new Error(answer.statusText);
-    show(await answer.json());
+    await show(await answer.json());
   } catch {
     state("The server does not answer", "lost");
   }
+  for (const time of document.querySelectorAll("time[data-age]")) time.textContent = age(time.dateTime);
   clearTimeout(poll);
   poll = setTimeout(look, POLL_MILLISECONDS);
 }
 
-function show({ summary, models }) {
-  const now = models.reduce((sum, model) => sum + model.in_flight + model.waiting, 0);
-  if (now < unfinished) document.querySelector(".fresh").hidden = false;
-  unfinished = now;
-  state(summary, now ? "busy" : "idle");
+async function show(told) {
+  state(told.summary, told.state);
+  showTroubles(told.troubles);
+  const [failure] = told.failures;
+  const failed = failure !== undefined && failure.failure_id !== seen.failure;
+  const made = isNew(told);
+  if (made && document.querySelector(".first")) await renew("main");
+  else if (failed) await renew("#failures");
+  if (failed) say(`${failure.missing > 1 ? "Images were" : "An image was"} not made: ${failure.message}`);
+  if (failed) seen.failure = failure.failure_id;
+  if (made && isNew(told)) fresh.hidden = false;
+}
+
+// Ids sort by the time the image was asked for; one that took long may be stored after newer ones.
+function isNew({ newest, last_stored: stored }) {
+  return (newest ?? "") > seen.newest || (stored !== null && Date.parse(stored.at) > seen.rendered);
+}
+
+// Puts a part of this very page in its place as the server renders it now.
+async function renew(part) {
+  const old = document.querySelector(part);
+  if (old === null) return;
+  const answer = await fetch(location.href, { signal: AbortSignal.timeout(ANSWER_MILLISECONDS) });
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const next = page.querySelector(part);
+  if (!answer.ok || next === null) return;
+  old.replaceWith(next);
+  if (part === "main") remember(page.body.dataset);
+  revive();
 }
 
 // Only a change is written, for it is read out.
@@ -157,11 +196,98 @@ function state(text, kind) {
   status.closest(".status").dataset.state = kind;
 }
 
-document.addEventListener("visibilitychange", look);
-look();
-
-// --- times in the reader's own zone ----------------------------------------------------------------------------------
-
-for (const time of document.querySelectorAll("time")) {
-  time.title = new Date(time.dateTime).toLocaleString();
+function showTroubles(troubles) {
+  const list = document.getElementById("troubles");
+  const key = JSON.stringify(troubles);
+  if (list.dataset.key === key) return;
+  list.dataset.key = key;
+  list.replaceChildren(...troubles.map(trouble));
+  revive();
 }
+
+function trouble({ text, since }) {
+  const entry = document.createElement("li");
+  entry.append(Object.assign(document.createElement("p"), { textContent: text }));
+  if (since === null) return entry;
+  const note = Object.assign(document.createElement("p"), { className: "since" });
+  const time = Object.assign(document.createElement("time"), { dateTime: since });
+  time.dataset.clock = "";
+  note.append("Since ", time);
+  entry.append(note);
+  return entry;
+}
+
+// --- failures that were read -----------------------------------------------------------------------------------------
+
+const DISMISSED = "failures dismissed until";
+
+function dismiss() {
+  const times = [...document.querySelectorAll("#failures time")].map((time) => time.dateTime);
+  try {
+    sessionStorage.setItem(DISMISSED, times.sort().at(-1));
+  } catch {
+    // a browser that keeps nothing shows them again on the next page
+  }
+  document.querySelector("#failures ul").replaceChildren();
+  document.getElementById("main").focus();
+}
+
+function dismissedUntil() {
+  try {
+    return Date.parse(sessionStorage.getItem(DISMISSED) ?? "") || 0;
+  } catch {
+    return 0;
+  }
+}
+
+// --- what a page has only with a script, and times in the reader's own zone ------------------------------------------
+
+function revive() {
+  for (const button of document.querySelectorAll("[data-do]")) button.hidden = false;
+  for (const image of document.querySelectorAll(".tile img")) if (image.complete && !image.naturalWidth) withoutPreview(image);
+  for (const failure of document.querySelectorAll("#failures li")) {
+    if (Date.parse(failure.querySelector("time").dateTime) <= dismissedUntil()) failure.remove();
+  }
+  for (const time of document.querySelectorAll("time")) {
+    time.title = new Date(time.dateTime).toLocaleString();
+    if ("clock" in time.dataset) time.textContent = clock(new Date(time.dateTime));
+    if ("age" in time.dataset) time.textContent = age(time.dateTime);
+  }
+  const sketch = document.querySelector(".sketch");
+  const whole = document.querySelector("img.whole");
+  if (whole?.complete && whole.naturalWidth > 0) sketch?.remove();
+  else whole?.addEventListener("load", () => sketch?.remove(), { once: true });
+}
+
+function clock(moment) {
+  const today = moment.toDateString() === new Date().toDateString();
+  return today ? moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : moment.toLocaleString();
+}
+
+const UNITS = [
+  [86_400, "day"],
+  [3_600, "hour"],
+  [60, "minute"],
+];
+const ages = new Intl.RelativeTimeFormat("en", { numeric: "always" });
+
+// As the server words it: `just now`, `5 minutes ago`.
+function age(moment) {
+  const seconds = (Date.now() - seen.skew - Date.parse(moment)) / 1000;
+  const [size, unit] = UNITS.find(([length]) => seconds >= length) ?? [];
+  return size ? ages.format(-Math.floor(seconds / size), unit) : "just now";
+}
+
+fresh.addEventListener("click", async (event) => {
+  const here = new URL(location.href);
+  if (here.pathname !== root.pathname || here.search) return; // elsewhere it is an ordinary link
+  event.preventDefault();
+  await renew("main");
+  scrollTo({ top: 0 });
+  document.getElementById("main").focus();
+});
+
+document.addEventListener("visibilitychange", look);
+remember(document.body.dataset);
+revive();
+look();
