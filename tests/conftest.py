@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import hypothesis
@@ -23,6 +25,9 @@ from sidecar.serving import Running, running
 from tests import ceph
 from tests.fake_kserve import FakeKServe, succeed_when
 from tests.real_parts import require
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
@@ -150,6 +155,57 @@ def s3(gateway: ceph.Ceph, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         "S3_PREFIX": f"test-{secrets.token_hex(6)}",
         "S3_ENDPOINT_URL": gateway.url,
     }
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    require(importlib.util.find_spec("playwright") is not None, "the package playwright is not installed")
+    require(CHROMIUM is not None, "this machine has no Chromium")
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        await chromium.close()
+
+
+Visit = Callable[..., AbstractAsyncContextManager["Page"]]
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Visit:
+    """Look at an address in a window of one's own. Nothing there may fail, be forbidden or open a dialog unasked.
+
+    With `offline` the server may be missed.
+    """
+
+    @asynccontextmanager
+    async def look(url: str, *, offline: bool = False, **window: Any) -> AsyncIterator[Page]:
+        context = await browser.new_context(**window)
+        page = await context.new_page()
+        page.set_default_timeout(10_000)
+        wrong: list[str] = []
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(f"a dialog: {dialog.message}"))
+        await page.goto(url)
+        yield page
+        assert [told for told in wrong if not (offline and "ERR_INTERNET_DISCONNECTED" in told)] == []
+        await context.close()
+
+    return look
 
 
 StartSidecar = Callable[..., Awaitable[Sidecar]]

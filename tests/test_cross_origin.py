@@ -10,7 +10,6 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests.conftest import ERAS, Sidecar, StartSidecar, raw_tool_call
-from tests.test_gallery_browser import browser
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser

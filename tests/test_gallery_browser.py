@@ -3,75 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import random
-import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
 
-from tests.conftest import Sidecar, StartSidecar, metric_becomes
-from tests.fake_kserve import FakeKServe, succeed, succeed_when
+from tests.conftest import Sidecar, StartSidecar, Visit, metric_becomes
+from tests.fake_kserve import FakeKServe, say, succeed, succeed_when
 from tests.pictures import picture, png_claiming
-from tests.real_parts import require
 
 pytestmark = pytest.mark.real
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    require(importlib.util.find_spec("playwright") is not None, "the package playwright is not installed")
-    require(CHROMIUM is not None, "this machine has no Chromium")
-    from playwright.async_api import async_playwright
-
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        await chromium.close()
-
-
-Visit = Callable[..., AbstractAsyncContextManager["Page"]]
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Visit:
-    """Look at an address in a window of one's own. Nothing there may fail, be forbidden or open a dialog unasked.
-
-    With `offline` the server may be missed.
-    """
-
-    @asynccontextmanager
-    async def look(url: str, *, offline: bool = False, **window: Any) -> AsyncIterator[Page]:
-        context = await browser.new_context(**window)
-        page = await context.new_page()
-        page.set_default_timeout(10_000)
-        wrong: list[str] = []
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(f"a dialog: {dialog.message}"))
-        await page.goto(url)
-        yield page
-        assert [told for told in wrong if not (offline and "ERR_INTERNET_DISCONNECTED" in told)] == []
-        await context.close()
-
-    return look
+    from playwright.async_api import Page
 
 
 async def expect_prompts(page: Page, *prompts: str) -> None:
@@ -347,8 +292,12 @@ async def test_no_window_is_so_small_that_it_must_be_scrolled_sideways(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_text_can_be_read_in_the_light_and_in_the_dark(scheme: str, sidecar: Sidecar, visit: Visit) -> None:
+async def test_text_can_be_read_in_the_light_and_in_the_dark(
+    scheme: str, sidecar: Sidecar, kserve: FakeKServe, visit: Visit
+) -> None:
     image = await sidecar.made(prompt="a fox")
+    kserve.script.append(say(400, {"error": "the painter fell asleep"}))
+    await sidecar.generate()
     for path in ("/", f"/gallery/{image['image_id']}", "/?prompt=zebra"):
         async with visit(f"{sidecar.url}{path}", color_scheme=scheme) as page:
             ground = luminance(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
@@ -377,25 +326,6 @@ def luminance(color: str) -> float:
 def contrast(one: str, other: str) -> float:
     dark, light = sorted((luminance(one), luminance(other)))
     return (light + 0.05) / (dark + 0.05)
-
-
-async def test_nothing_moves_once_the_pictures_have_come(sidecar: Sidecar, visit: Visit) -> None:
-    image = await sidecar.made(prompt="a fox", width=128, height=64)
-    async with visit(sidecar.url) as page:
-        assert await layout_shift(page) == 0
-    async with visit(f"{sidecar.url}/gallery/{image['image_id']}") as page:
-        assert await layout_shift(page) < 0.1  # the script's buttons take their place
-
-
-async def layout_shift(page: Page) -> float:
-    await page.wait_for_load_state("networkidle")
-    script = """() => new Promise(resolve => {
-      let sum = 0;
-      const add = entries => entries.getEntries().forEach(entry => { sum += entry.value; });
-      new PerformanceObserver(add).observe({type: "layout-shift", buffered: true});
-      requestAnimationFrame(() => requestAnimationFrame(() => resolve(sum)));
-    })"""
-    return float(await page.evaluate(script))
 
 
 async def test_behind_a_path_prefix_every_link_picture_and_script_still_works(
