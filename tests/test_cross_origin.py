@@ -14,8 +14,6 @@ from tests.conftest import ERAS, Sidecar, StartSidecar, raw_tool_call
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
-__all__ = ["browser"]
-
 CHAT = "https://chat.example.org"
 FOREIGN = [
     "https://evil.example.org",

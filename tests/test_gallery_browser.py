@@ -16,7 +16,7 @@ from tests.pictures import picture, png_claiming
 pytestmark = pytest.mark.real
 
 if TYPE_CHECKING:
-    from playwright.async_api import Page
+    from playwright.async_api import Browser, Page
 
 
 async def expect_prompts(page: Page, *prompts: str) -> None:

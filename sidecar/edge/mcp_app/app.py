@@ -1,7 +1,7 @@
 """The MCP App: one self-contained page that hosts with MCP Apps show beside an image tool's result.
 
 Host and page agree on everything through the specification's revision 2026-01-26 (`io.modelcontextprotocol/ui`). The
-page's three parts are files of their own; they are put together once, so that the host gets one document without a
+page's parts are files of their own; they are put together once, so that the host gets one document without a
 single reference to elsewhere. What it may load is declared: images, from the origins they are served by.
 """
 
@@ -25,6 +25,7 @@ APP_URI = "ui://mcp-image-sidecar/image.html"
 TOOL_META: dict[str, Any] = {"ui": {"resourceUri": APP_URI}}
 """The `_meta` of a tool whose results the page shows. Hosts without MCP Apps ignore it."""
 
+_SCRIPTS = ("bridge.js", "view.js", "image.js")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 _TITLE = "Generated images"
 _DESCRIPTION = "Shows a generated image large, with its parameters, its link and a way to make it again."
@@ -56,11 +57,11 @@ def read_app(image_origins: Iterable[str]) -> types.ReadResourceResult:
 
 @cache
 def document() -> str:
-    """The three files as one document."""
+    """The page's files as one document."""
     page = _part("image.html")
     for reference, inlined in (
         ('<link rel="stylesheet" href="image.css">', f"<style>\n{_part('image.css')}</style>"),
-        ('<script src="image.js"></script>', f"<script>\n{_part('image.js')}</script>"),
+        ("".join(f'<script src="{name}"></script>\n' for name in _SCRIPTS), _script()),
         ('data-version=""', f'data-version="{__version__}"'),
     ):
         before, found, after = page.partition(reference)
@@ -68,6 +69,10 @@ def document() -> str:
             raise ValueError(f"image.html lacks {reference}")
         page = before + inlined + after
     return page
+
+
+def _script() -> str:
+    return "<script>\n" + "\n".join(_part(name) for name in _SCRIPTS) + "</script>\n"
 
 
 def _part(name: str) -> str:

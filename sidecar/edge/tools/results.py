@@ -26,6 +26,8 @@ from sidecar.errors import INTERNAL, GenerationUnknown, NoPreview, SidecarError,
 
 PREVIEW_SECONDS = 5.0
 _LINK_HAS_IT = "the link has the image"
+REASON_META = "mcp-image-sidecar/reason"
+"""The key in the `_meta` of a failed call's result."""
 
 
 class ImageModel(BaseModel):
@@ -120,8 +122,10 @@ async def _completed(call: Call, view: JobView, mode: ResultMode) -> types.CallT
 
 
 def failed(error: SidecarError) -> types.CallToolResult:
-    """The result of a call that gave nothing: one sentence on what to change."""
-    return types.CallToolResult(content=[types.TextContent(text=error.message)], is_error=True)
+    """The result of a call that gave nothing: a sentence on what to change, and for programs the reason as a word."""
+    return types.CallToolResult(
+        content=[types.TextContent(text=error.message)], is_error=True, _meta={REASON_META: error.reason}
+    )
 
 
 def failed_generation(error: SidecarError) -> types.CallToolResult:
