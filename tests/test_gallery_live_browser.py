@@ -58,6 +58,9 @@ async def test_an_image_made_between_two_looks_is_noticed_and_shown_in_its_place
         await expect(page.locator(".card .prompt")).to_have_text(["a hen", "a fox"])
         await expect(page.locator(".fresh")).to_be_hidden()
         await expect(page.get_by_role("button", name="Delete: a hen")).to_be_visible()
+        for image in await page.locator(".card img").all():
+            await expect(image).not_to_have_js_property("naturalWidth", 0)
+        await expect(page.locator(".card img")).to_have_count(2)
         async with page.expect_response("**/gallery/status"):
             await page.evaluate(LOOK_AGAIN)
         await expect(page.locator(".fresh")).to_be_hidden()
