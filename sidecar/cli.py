@@ -108,7 +108,7 @@ def _stdio(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     settings = _ready_to_log(environment)
     from sidecar.stdio import serve_stdio
 
-    settings = replace(settings, listen=replace(settings.listen, host="127.0.0.1", port=0))
+    settings = replace(settings, listen=replace(settings.listen, hosts=("127.0.0.1",), port=0))
     asyncio.run(serve_stdio(settings, signals))
     return 0
 
@@ -182,9 +182,9 @@ def _config(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
 
 
 def _healthcheck(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    """Ask /readyz on loopback, or on the one address that LISTEN_HOST names; on METRICS_LISTEN_PORT where it is set."""
+    """Ask /readyz where LISTEN_HOST's first address is reached; on METRICS_LISTEN_PORT where it is set."""
     listen = read_settings(environment).listen
-    host, port = own_address(listen.host), listen.metrics_port or listen.port
+    host, port = own_address(listen.hosts[0]), listen.metrics_port or listen.port
     connection = http.client.HTTPConnection(host, port, timeout=3)
     try:
         connection.request("GET", "/readyz")

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ _HURRIED_STORE_SECONDS = 0.3  # the same after a second signal
 _CLOSING_SECONDS = 15.0  # from the end of the drain to the end of the process, whatever still waits then
 _TRACES_SECONDS = 3.0  # for a receiver of traces to take the last ones
 _UNREAD_SECONDS = 60  # how long a peer may take nothing of what it was sent, before the kernel ends its connection
+_EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - of IPv4 or IPv6, which a node may lack
 _NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # an address that this machine does not have
 _log = structlog.stdlib.get_logger("sidecar.serving")
 
@@ -57,14 +58,14 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     listen = settings.listen
     async with AsyncExitStack() as stack:
         budget = ConnectionBudget(allowed_connections(), "LISTEN_PORT")
-        url = await stack.enter_async_context(_listening(app, budget, listen.host, listen.port, "LISTEN_PORT"))
+        url = await stack.enter_async_context(_listening(app, budget, listen.hosts, listen.port, "LISTEN_PORT"))
         app[OWN_URL].append(url)
         metrics_url = None
         if listen.metrics_port is not None:
             metrics_app = create_metrics_app(app)
             budget = ConnectionBudget(METRICS_CONNECTIONS, "METRICS_LISTEN_PORT")
             metrics_url = await stack.enter_async_context(
-                _listening(metrics_app, budget, listen.host, listen.metrics_port, "METRICS_LISTEN_PORT")
+                _listening(metrics_app, budget, listen.hosts, listen.metrics_port, "METRICS_LISTEN_PORT")
             )
         yield Running(app, url, metrics_url)
 
@@ -118,20 +119,20 @@ async def _drained(sidecar: Running, grace: float) -> None:
 
 def _linger(settings: Settings, was_busy: bool) -> float:
     """Seconds that the doors stay open once nothing is in flight."""
-    if not is_loopback(settings.listen.host):
+    if not is_loopback(settings.listen.hosts):
         return _ENDPOINT_SECONDS
     return _LINGER_SECONDS if was_busy else 0.0
 
 
 @asynccontextmanager
 async def _listening(
-    app: web.Application, budget: ConnectionBudget, host: str, port: int, variable: str
+    app: web.Application, budget: ConnectionBudget, hosts: Sequence[str], port: int, variable: str
 ) -> AsyncIterator[str]:
     """Bind, start the application, then listen: who cannot have the port disturbs no runtime and no store."""
     try:
-        sockets = await _bound(host, port)
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise BadConfiguration([_why_not(error, host, port, variable)]) from error
+        sockets = await _bound(hosts, port)
+    except _CannotListen as refusal:
+        raise BadConfiguration([_why_not(refusal.cause, refusal.host, port, variable)]) from refusal.cause
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_HANDLERS_SECONDS)
     async with AsyncExitStack() as stack:
         for sock in sockets:
@@ -148,24 +149,47 @@ async def _listening(
         yield _url(sockets[0])
 
 
-async def _bound(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of `host`, all on one port. Raises OSError when not even one can be had."""
+class _CannotListen(Exception):
+    def __init__(self, host: str, cause: Exception) -> None:
+        super().__init__(host)
+        self.host = host
+        self.cause = cause
+
+
+async def _bound(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """A socket for each address of the hosts, all on one port. Raises _CannotListen."""
+    sockets: dict[tuple[Any, ...], socket.socket] = {}
+    try:
+        for host in hosts:
+            try:
+                await _bind_host(host, port, sockets)
+            except (OSError, OverflowError, UnicodeError) as error:
+                if not (sockets and host in _EVERY_ADDRESS and getattr(error, "errno", 0) in _NOT_OURS):
+                    raise _CannotListen(host, error) from error
+    except BaseException:
+        for sock in sockets.values():
+            sock.close()
+        raise
+    return list(sockets.values())
+
+
+async def _bind_host(host: str, port: int, sockets: dict[tuple[Any, ...], socket.socket]) -> None:
+    """Add one host's addresses, those that others have brought left out. Raises OSError where it has none here."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     refusal: OSError | None = None
+    bound = 0
     for family, _, _, _, address in dict.fromkeys(found):
         try:
-            sockets.append(_bind(family, address, sockets))
+            if address not in sockets:
+                sockets[address] = _bind(family, address, list(sockets.values()))
+            bound += 1
         except OSError as error:
-            refusal = error
             if error.errno not in _NOT_OURS:
-                break
-    if refusal is not None and (not sockets or refusal.errno not in _NOT_OURS):
-        for sock in sockets:
-            sock.close()
+                raise
+            refusal = error
+    if refusal is not None and not bound:
         raise refusal
-    return sockets
 
 
 def _bind(family: int, address: tuple[Any, ...], before: list[socket.socket]) -> socket.socket:

@@ -400,6 +400,8 @@ async def test_each_encoding_of_an_asset_has_an_etag_of_its_own(sidecar: Sidecar
         ({"LISTEN_HOST": "0.0.0.0"}, False),
         ({"LISTEN_HOST": "::"}, False),
         ({"LISTEN_HOST": "10.1.2.3"}, False),
+        ({"LISTEN_HOST": "127.0.0.1,::1"}, True),
+        ({"LISTEN_HOST": "127.0.0.1,10.1.2.3"}, False),
         ({"LISTEN_HOST": "images.example.org"}, False),
         ({"GALLERY": "on", "LISTEN_HOST": "0.0.0.0"}, True),
         ({"GALLERY": "off"}, False),

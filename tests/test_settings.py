@@ -46,6 +46,7 @@ WRONG = {
     "IMAGE_CACHE_MAX_AGE": "-5m",
     "PUBLIC_BASE_URL": "images.example.org",
     "ALLOWED_HOSTS": "http://example.org",
+    "LISTEN_HOST": "127.0.0.1,,::1",
     "RESULT_RESOURCE_LINK": "yes",
     "ALLOWED_ORIGINS": "example.org",
     "RESULT_MODE": "picture",
@@ -68,7 +69,7 @@ def problems(environment: dict[str, str]) -> list[str]:
 def test_without_an_environment_the_defaults_of_the_contract_hold() -> None:
     settings = read_settings({})
     (model,) = settings.models
-    assert (settings.listen.host, settings.listen.port, settings.listen.shutdown_grace) == ("127.0.0.1", 8000, 310)
+    assert (settings.listen.hosts, settings.listen.port, settings.listen.shutdown_grace) == (("127.0.0.1",), 8000, 310)
     assert (model.name, model.endpoint) == ("stable-diffusion", "http://localhost:8080/v1/models/stable-diffusion")
     assert (model.profile, model.timeout, model.concurrency, model.queue_limit) == ("diffusers", 300, 1, 16)
     assert settings.storage.path == Path("/tmp/mcp-images")
@@ -88,7 +89,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name: str) -> None:
 
 
 def test_every_setting_that_can_be_wrong_is_tried_above() -> None:
-    anything_goes = {"LISTEN_HOST", "KSERVE_TOKEN"}
+    anything_goes = {"KSERVE_TOKEN"}
     assert set(WRONG) | anything_goes == {variable.name for variable in VARIABLES}
 
 
@@ -175,6 +176,30 @@ async def test_a_name_with_several_addresses_is_listened_on_at_one_port(start_si
     found = {str(address[0]) for *_, address in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}
     urls = [f"http://[{host}]:{port}/livez" if ":" in host else f"http://{host}:{port}/livez" for host in found]
     assert [(await sidecar.get(url))[0].status for url in urls] == [200] * len(urls)
+
+
+async def test_several_addresses_are_listened_on_at_one_port_each_once(start_sidecar: StartSidecar) -> None:
+    sidecar = await start_sidecar(LISTEN_HOST="127.0.0.2, [::1], localhost,127.0.0.2", METRICS_LISTEN_PORT="0")
+    assert sidecar.url.startswith("http://127.0.0.2:")
+    for url in (sidecar.url, sidecar.metrics_url or ""):
+        port = url.rsplit(":", 1)[1]
+        for host in ("127.0.0.2", "127.0.0.1", "[::1]"):
+            assert (await sidecar.get(f"http://{host}:{port}/livez"))[0].status == 200
+
+
+async def test_all_addresses_of_both_families_are_listened_on(start_sidecar: StartSidecar) -> None:
+    sidecar = await start_sidecar(LISTEN_HOST="0.0.0.0,::")
+    port = sidecar.url.rsplit(":", 1)[1]
+    for host in ("127.0.0.1", "[::1]"):
+        assert (await sidecar.get(f"http://{host}:{port}/livez"))[0].status == 200
+
+
+@pytest.mark.parametrize("hosts", ["127.0.0.1,192.0.2.7", "192.0.2.7,127.0.0.1", "127.0.0.1,no such host"])
+async def test_an_address_among_several_that_is_not_this_machines_is_named(
+    hosts: str, start_sidecar: StartSidecar
+) -> None:
+    with pytest.raises(BadConfiguration, match=r"^LISTEN_HOST: '(192\.0\.2\.7|no such host)' was given"):
+        await start_sidecar(LISTEN_HOST=hosts)
 
 
 @pytest.mark.parametrize(

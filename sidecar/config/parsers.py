@@ -138,6 +138,14 @@ def key_prefix(text: str) -> str:
     return "".join(f"{part}/" for part in parts)
 
 
+def listen_hosts(text: str) -> tuple[str, ...]:
+    """Names or addresses to listen on; whether they are this machine's, only listening tells."""
+    hosts = tuple(dict.fromkeys(part.strip().removeprefix("[").removesuffix("]") for part in text.split(",")))
+    if not all(hosts):
+        raise ValueError
+    return hosts
+
+
 def host_list(text: str) -> tuple[str, ...]:
     hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
     pattern = r"\*|([a-z0-9._-]+|\[[0-9a-f:.]+\])(:(\d{1,5}|\*))?"

@@ -115,14 +115,14 @@ def _listen(values: Mapping[str, Any], models: tuple[ModelSettings, ...]) -> Lis
     public_origins = (f"{urlsplit(public).scheme}://{_host(public)}",) if public else ()
     grace = values["SHUTDOWN_GRACE"]
     return ListenSettings(
-        host=values["LISTEN_HOST"],
+        hosts=values["LISTEN_HOST"] or (),
         port=values["LISTEN_PORT"],
         metrics_port=values["METRICS_LISTEN_PORT"],
         public_base_url=public,
         allowed_hosts=(*LOOPBACK_HOSTS, *public_hosts, *(values["ALLOWED_HOSTS"] or ())),
         allowed_origins=(*public_origins, *(values["ALLOWED_ORIGINS"] or ())),
         shutdown_grace=max(model.timeout for model in models) + 10 if grace is None else grace,
-        gallery=values["GALLERY"] == "on" or (values["GALLERY"] == "auto" and is_loopback(values["LISTEN_HOST"])),
+        gallery=values["GALLERY"] == "on" or (values["GALLERY"] == "auto" and is_loopback(values["LISTEN_HOST"] or ())),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,12 @@ def own_address(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - recognised, not bound
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a server that listens on `host` is reached from this machine alone."""
+def is_loopback(hosts: Iterable[str]) -> bool:
+    """Whether a server that listens on all of `hosts` is reached from this machine alone."""
+    return all(_is_loopback(host) for host in hosts)
+
+
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -60,7 +64,9 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenSettings:
-    host: str
+    """`hosts` are names or addresses; the server tells its own URL by the first one."""
+
+    hosts: tuple[str, ...]
     port: int
     metrics_port: int | None
     public_base_url: str | None

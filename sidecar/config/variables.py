@@ -30,10 +30,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="LISTEN_HOST",
         default="127.0.0.1",
-        parse=parsers.any_text,
-        allowed="a host name or address",
-        unit="address",
-        meaning="Where it listens. Loopback by default; a container sets 0.0.0.0 so that the pod's Service reaches it.",
+        parse=parsers.listen_hosts,
+        allowed="comma-separated host names or addresses",
+        unit="list",
+        meaning="Where it listens. Loopback by default; a container sets `0.0.0.0,::`, all IPv4 and IPv6 addresses, so "
+        "that the pod's Service reaches it. Where a node has only one of the two, the other is left out.",
     ),
     Variable(
         name="LISTEN_PORT",

@@ -115,7 +115,7 @@ def _free_port(settings: Settings) -> int:
     for port in range(first, min(first + _PORTS_TO_TRY, 65536)):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((settings.listen.host, port))
+            probe.bind((settings.listen.hosts[0], port))
             return port
     return first  # let the server say what is wrong with it
 

@@ -40,8 +40,9 @@ def the_sidecar_listens_where_its_ports_say(rendering: Rendering) -> Lines:
         declared = dict(ports(sidecar_of(pod)))
         if declared != listens:
             yield f"{pod.title}: the sidecar listens on {listens}, its ports are {declared}"
-        if settings.listen.host != "0.0.0.0":
-            yield f"{pod.title}: LISTEN_HOST is {settings.listen.host}; the Service does not reach that"
+        if set(settings.listen.hosts) != {"0.0.0.0", "::"}:
+            hosts = ",".join(settings.listen.hosts)
+            yield f"{pod.title}: LISTEN_HOST is {hosts}; the Service reaches IPv4 and IPv6 only with 0.0.0.0,::"
 
 
 def the_service_stays_in_the_cluster(rendering: Rendering) -> Lines:
