@@ -122,7 +122,7 @@ async def test_a_generation_that_is_answered_at_once_costs_three_puts_a_preview_
 async def test_a_key_costs_four_puts_and_a_handle_two_or_three_where_it_waited(
     odd: Odd, start_sidecar: StartSidecar, kserve: FakeKServe, tmp_path: Path
 ) -> None:
-    settings = {"RESPONSE_BUDGET": "0.2s", "JOB_LEASE_INTERVAL": "1h", "SPOOL_PATH": str(tmp_path / "spool")}
+    settings = {"RESPONSE_BUDGET": "2s", "JOB_LEASE_INTERVAL": "1h", "SPOOL_PATH": str(tmp_path / "spool")}
     sidecar = await start_sidecar(**at(odd), **settings)
     await start(sidecar, "at once", idempotency_key="k", result="link")
     assert await jobs_puts(sidecar, odd) == {"keys": 1, "begun": 1, "json": 2}

@@ -19,7 +19,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from sidecar.errors import StorageFailure, StoreAway, bounded
+from sidecar.errors import ImageDamaged, StorageFailure, StoreAway, bounded
 
 RETRY_SECONDS = 30.0
 ABSENT = frozenset({"NoSuchKey", "404"})
@@ -47,7 +47,7 @@ TROUBLES = (BotoCoreError, ClientError, ResponseParserError, NotS3, aiohttp.Clie
 class Damaged(StorageFailure):
     """An object is not what was stored under its key, or too large for it."""
 
-    reason = "damaged"
+    reason = ImageDamaged.reason
 
     def __init__(self, key: str, why: str) -> None:
         super().__init__("What the image store has of this is damaged.", detail=why)
