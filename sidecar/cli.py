@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from sidecar import __version__
-from sidecar.config import Settings, own_address, read_settings, setting_rows
+from sidecar.config import GROUPS, SettingRow, Settings, misspelt, own_address, read_settings, setting_rows
 from sidecar.errors import BadConfiguration
 from sidecar.process import StopSignals, leave
 
@@ -27,10 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     try:
         code = options.command(options, os.environ)
+        sys.stdout.flush()
     except BadConfiguration as error:
         for problem in error.problems:
             print(f"mcp-image-sidecar: {problem}", file=sys.stderr)
         code = EXIT_BAD_CONFIGURATION
+    except BrokenPipeError:  # as in `config | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except KeyboardInterrupt:
         code = 130
     except Exception:
@@ -54,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         "start an embedded painter (no diffusion model) and the sidecar, make one image through MCP",
     )
     demo.add_argument("--once", action="store_true", help="stop after the image")
+    demo.add_argument("--clients", action="store_true", help="also print what connects each MCP client")
     _add(commands, "stdio", _stdio, "the MCP server on standard input and output, images on a free loopback port")
     _add(commands, "sweep", _sweep, "one clean-up pass, its result as one JSON line")
     migrate = "copy images and ended generations of STORAGE_PATH to the bucket, resumable, verified by digest"
@@ -62,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add(commands, "lifecycle", _lifecycle, lifecycle)
     config = _add(commands, "config", _config, "every setting: variable, effective value, default, unit, meaning")
     config.add_argument("--format", choices=("table", "json"), default="table")
+    config.add_argument("--changed", action="store_true", help="only what is set here and differs from its default")
     _add(commands, "healthcheck", _healthcheck, "exit 0 when a sidecar running on this machine is ready, else 1")
     return parser
 
@@ -100,7 +106,7 @@ def _demo(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     signals = StopSignals().install()
     from sidecar.demo.run import demo
 
-    return asyncio.run(demo(environment, signals, once=options.once))
+    return asyncio.run(demo(environment, signals, once=options.once, clients=options.clients))
 
 
 def _stdio(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
@@ -167,18 +173,32 @@ def _lifecycle(_options: argparse.Namespace, environment: Mapping[str, str]) -> 
 
 def _config(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """Print first, judge afterwards: the table is what one looks at when the start was refused."""
-    rows = setting_rows(environment)
+    rows = [row for row in setting_rows(environment) if row.changed or not options.changed]
     if options.format == "json":
         print(json.dumps({row.variable.name: row.effective for row in rows}, indent=2))
     else:
-        width = max(60, shutil.get_terminal_size((100, 24)).columns)
-        for row in rows:
+        _print_settings(rows)
+    sys.stdout.flush()
+    for name, right in misspelt(environment).items():
+        print(f"mcp-image-sidecar: {name} is set, but is no setting; did you mean {right}?", file=sys.stderr)
+    read_settings(environment)
+    return 0
+
+
+def _print_settings(rows: Sequence[SettingRow]) -> None:
+    width = max(60, shutil.get_terminal_size((100, 24)).columns)
+    by_name = {row.variable.name: row for row in rows}
+    for group, names in GROUPS.items():
+        in_group = [by_name[name] for name in names if name in by_name]
+        if in_group:
+            print(f"# {group}\n")
+        for row in in_group:
             variable = row.variable
             print(f"{variable.name} = {row.effective}")
             print(f"    default {variable.default or '–'}, {variable.unit}; allowed: {variable.allowed}")
             print(textwrap.fill(variable.meaning, width, initial_indent="    ", subsequent_indent="    "))
-    read_settings(environment)
-    return 0
+        if in_group:
+            print()
 
 
 def _healthcheck(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:

@@ -74,7 +74,9 @@ async def serve(settings: Settings, signals: StopSignals) -> None:
     """Serve until the first signal, drain, stop. A second signal ends at once."""
     async with running(settings) as sidecar:
         signals.started()
-        _log.info("listening", url=sidecar.url, mcp=f"{sidecar.url}/mcp", metrics=sidecar.metrics_url)
+        gallery = f"{sidecar.url}/" if settings.listen.gallery else None
+        mcp = f"{sidecar.url}/mcp"
+        _log.info("listening", url=sidecar.url, mcp=mcp, gallery=gallery, metrics=sidecar.metrics_url)
         await signals.stop.wait()
         await drain(sidecar, settings, signals)
     await stopped(signals)

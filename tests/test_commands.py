@@ -233,6 +233,23 @@ async def test_the_log_for_people(kserve: FakeKServe, tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+async def test_a_terminal_gets_the_log_for_people_and_the_gallerys_address(kserve: FakeKServe, tmp_path: Path) -> None:
+    here, there = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "serve", env=settings(kserve, tmp_path, LOG_FORMAT=""), stderr=there
+    )
+    os.close(there)
+    said = b""
+    while b"gallery" not in said or not said.endswith(b"\n"):
+        said += await asyncio.to_thread(os.read, here, 4096)
+    process.terminate()
+    assert await process.wait() == 0
+    os.close(here)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said.decode())
+    assert re.search(r"listening .*gallery=http://127\.0\.0\.1:\d+/ ", plain)
+    assert '{"' not in plain
+
+
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_host_that_starts_its_servers_itself(era: str, kserve: FakeKServe, tmp_path: Path) -> None:
     environment = settings(kserve, tmp_path)
@@ -290,13 +307,14 @@ def run(*arguments: str, said: str | None = None, **environment: str) -> subproc
 def test_the_demonstration_makes_an_image_and_says_what_it_is(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = run("demo", "--once", LISTEN_PORT=str(port), STORAGE_PATH=str(tmp_path))
+        done = run("demo", "--once", "--clients", LISTEN_PORT=str(port), STORAGE_PATH=str(tmp_path))
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     said = done.stdout
     assert "not a diffusion model" in said
     assert "generating, " in said
-    assert f":{port}/" not in said  # it was taken, so the next free one
-    assert re.search(r"^Gallery   http://127\.0\.0\.1:\d+/$", said, re.MULTILINE)
+    assert f":{port}/" not in said
+    assert re.search(rf" Port {port} is taken, so it took \d+ \(LISTEN_PORT\)\.$", said, re.MULTILINE)
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", said.splitlines()[-1])
     (mcp_url,) = re.findall(r"^MCP +(\S+)$", said, re.MULTILINE)
     assert for_terminal(client_configurations(mcp_url)) in said
     (png,) = tmp_path.rglob("*.png")

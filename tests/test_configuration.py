@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config import VARIABLES, Secret, parsers, read_settings, setting_rows
+from sidecar.config import GROUPS, VARIABLES, Secret, parsers, read_settings, setting_rows
 from sidecar.errors import BadConfiguration
 
 CONTRACT_DEFAULTS = {
@@ -41,7 +41,7 @@ CONTRACT_DEFAULTS = {
     "AUTH_MODE": "none",
     "METRICS_LISTEN_PORT": None,
     "LOG_LEVEL": "info",
-    "LOG_FORMAT": "json",
+    "LOG_FORMAT": "auto",
 }
 DURATIONS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 SIZES = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -382,6 +382,44 @@ def test_config_shows_each_settings_value_default_unit_and_meaning() -> None:
         assert f"default {variable.default or '–'}, {variable.unit}; allowed: {variable.allowed}" in done.stdout
         assert variable.meaning in done.stdout
     assert "QUEUE_LIMIT = 3\n" in done.stdout
+
+
+def test_every_setting_is_in_one_group() -> None:
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(variable.name for variable in VARIABLES)
+
+
+def test_config_shows_only_what_was_changed_group_by_group() -> None:
+    changed = {"QUEUE_LIMIT": "3", "IMAGE_TTL": "7d", "LOG_LEVEL": "info", "KSERVE_TOKEN": "hush"}
+    done = run("config", "--changed", **changed)
+    shown = [line for line in done.stdout.splitlines() if line and not line.startswith(" ")]
+    assert shown == ["# Models", "KSERVE_TOKEN = ***", "QUEUE_LIMIT = 3", "# Storage", "IMAGE_TTL = 7d"]
+    as_json = json.loads(run("config", "--changed", "--format", "json", **changed).stdout)
+    assert as_json == {"KSERVE_TOKEN": "***", "QUEUE_LIMIT": "3", "IMAGE_TTL": "7d"}
+
+
+def test_config_names_the_right_setting_for_one_that_is_misspelt() -> None:
+    done = run(
+        "config", "--changed", STORAGE_PAHT="/data", IMAGES_TTL="1h", KSERVE_TOKN_FILE="x", S3_PORT="80", HOME="/"
+    )
+    told = [line.removeprefix("mcp-image-sidecar: ") for line in done.stderr.splitlines()]
+    assert (done.returncode, done.stdout) == (0, "")
+    assert told == [
+        "IMAGES_TTL is set, but is no setting; did you mean IMAGE_TTL?",
+        "KSERVE_TOKN_FILE is set, but is no setting; did you mean KSERVE_TOKEN_FILE?",
+        "STORAGE_PAHT is set, but is no setting; did you mean STORAGE_PATH?",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["config"], ["config", "--format", "json"], ["lifecycle"]])
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_traceback(arguments: list[str], tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "STORAGE_BACKEND": "s3", "S3_BUCKET": "pictures", "STORAGE_PATH": str(tmp_path)}
+    with os.fdopen(writing, "wb") as gone:
+        done = subprocess.run([sys.executable, "-m", "sidecar", *arguments], env=environment, stdout=gone,
+                              stderr=subprocess.PIPE, timeout=60, check=False)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_config_as_json_names_every_setting() -> None:

@@ -75,7 +75,7 @@ def test_without_an_environment_the_defaults_of_the_contract_hold() -> None:
     assert settings.storage.path == Path("/tmp/mcp-images")
     assert (settings.storage.image_ttl, settings.storage.cleanup_interval) == (86400, 300)
     assert (settings.storage.max_bytes, settings.storage.max_image_bytes) == (None, 64 * 2**20)
-    assert (settings.result_mode, settings.log.level, settings.log.format) == ("thumbnail", "info", "json")
+    assert (settings.result_mode, settings.log.level, settings.log.format) == ("thumbnail", "info", "auto")
 
 
 def test_an_empty_variable_is_as_good_as_none() -> None:

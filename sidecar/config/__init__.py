@@ -4,6 +4,7 @@
 the table in docs/reference.md is generated from it.
 """
 
+from sidecar.config.groups import GROUPS, misspelt
 from sidecar.config.parsers import DURATION_ALLOWED, has_credentials, positive_duration, without_credentials
 from sidecar.config.reading import SettingRow, read_settings, setting_rows
 from sidecar.config.settings import (
@@ -23,6 +24,7 @@ from sidecar.config.variables import VARIABLES, Variable
 
 __all__ = [
     "DURATION_ALLOWED",
+    "GROUPS",
     "VARIABLES",
     "JobSettings",
     "ListenSettings",
@@ -37,6 +39,7 @@ __all__ = [
     "Variable",
     "has_credentials",
     "is_loopback",
+    "misspelt",
     "own_address",
     "positive_duration",
     "read_settings",

@@ -32,6 +32,8 @@ class SettingRow:
 
     variable: Variable
     effective: str
+    changed: bool
+    """Whether it is set, and to something else than the default."""
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -67,7 +69,17 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
 
 def setting_rows(environment: Mapping[str, str]) -> list[SettingRow]:
     """The reference table for this environment, secrets masked. Wrong values are shown too."""
-    return [SettingRow(variable, _effective(variable, environment)) for variable in VARIABLES]
+    return [
+        SettingRow(variable, _effective(variable, environment), _changed(variable, environment))
+        for variable in VARIABLES
+    ]
+
+
+def _changed(variable: Variable, environment: Mapping[str, str]) -> bool:
+    if variable.secret and environment.get(f"{variable.name}_FILE"):
+        return True
+    given = environment.get(variable.name)
+    return bool(given) and given != variable.default
 
 
 def _effective(variable: Variable, environment: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 ResultMode = Literal["link", "thumbnail", "full"]
 Profile = Literal["diffusers", "diffusers-seed"]
-LogFormat = Literal["json", "console"]
+LogFormat = Literal["auto", "json", "console"]
 AddressingStyle = Literal["path", "virtual"]
 ImageDelivery = Literal["redirect", "proxy"]
 LogLevel = Literal["debug", "info", "warning", "error"]

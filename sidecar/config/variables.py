@@ -377,10 +377,10 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable(
         name="LOG_FORMAT",
-        default="json",
-        parse=parsers.one_of("json", "console"),
-        allowed="json, console",
+        default="auto",
+        parse=parsers.one_of("auto", "json", "console"),
+        allowed="auto, json, console",
         unit="name",
-        meaning="json for collectors, console for people.",
+        meaning="json for collectors, console for people. auto: console where the log goes to a terminal.",
     ),
 )

@@ -24,23 +24,28 @@ PROMPT = "a lighthouse on a cliff at dawn, soft light, wide view"
 _PORTS_TO_TRY = 50
 
 
-async def demo(environment: Mapping[str, str], signals: StopSignals, *, once: bool) -> int:
-    """Show the whole way of an image; serve on until Ctrl-C unless `once`. The exit code."""
+async def demo(environment: Mapping[str, str], signals: StopSignals, *, once: bool, clients: bool = False) -> int:
+    """Show the whole way of an image; serve on until Ctrl-C unless `once`. The exit code.
+
+    `clients`: also print what connects each MCP client.
+    """
     defaults = {"LOG_FORMAT": "console", "LOG_LEVEL": "warning", "RUNTIME_PROFILE": "diffusers-seed"}
     environment = {**defaults, **environment, "KSERVE_ENDPOINT": "", "MODELS_FILE": ""}
     configure_logging(read_settings(environment).log)  # a wrong setting is told before the painter is started
     signals.started()  # from the start: a Ctrl-C at any moment is an orderly end
     async with _painter() as endpoint:
         settings = read_settings({**environment, "KSERVE_ENDPOINT": endpoint})
+        wanted = settings.listen.port
         settings = replace(settings, listen=replace(settings.listen, port=_free_port(settings)))
         async with running(settings) as sidecar:
-            _say(f"The sidecar listens at {sidecar.url}, beside a {DISCLAIMER}.")
+            _say(f"The sidecar listens at {sidecar.url}, beside a {DISCLAIMER}.{_instead(settings, wanted)}")
             image = await _unless(signals.stop, _make_one(f"{sidecar.url}/mcp"))
             if image is not None:
-                gallery = f"{sidecar.url}/" if settings.listen.gallery else "off (GALLERY)"
-                _say(_how_to_connect(sidecar.url, image, gallery))
+                _say(_how_to_connect(sidecar.url, image, clients=clients))
                 if not once:
-                    _say("Serving until Ctrl-C.")
+                    _say("Serving until Ctrl-C. What was made is shown at")
+                _say(f"{sidecar.url}/" if settings.listen.gallery else "(the gallery is off: GALLERY)")
+                if not once:
                     await signals.stop.wait()
             await drain(sidecar, settings, signals)
     await stopped(signals)
@@ -74,16 +79,22 @@ async def _make_one(url: str) -> str:
     return str(structured["images"][0]["url"])
 
 
-def _how_to_connect(url: str, image: str, gallery: str) -> str:
+def _how_to_connect(url: str, image: str, *, clients: bool) -> str:
     mcp = f"{url}/mcp"
+    settings = for_terminal(client_configurations(mcp)) if clients else "What connects your client: add --clients."
     return f"""
 Image     {image}
-Gallery   {gallery}
 MCP       {mcp}
 Metrics   {url}/metrics
 
-{for_terminal(client_configurations(mcp))}
+{settings}
 """
+
+
+def _instead(settings: Settings, wanted: int) -> str:
+    """Which port it took where the one that was wanted is taken."""
+    taken = settings.listen.port
+    return "" if taken == wanted else f" Port {wanted} is taken, so it took {taken} (LISTEN_PORT)."
 
 
 @asynccontextmanager

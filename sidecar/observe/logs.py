@@ -101,7 +101,7 @@ def _writer() -> LogWriter | None:
 def _handler(settings: LogSettings, foreign: list[Any]) -> logging.Handler:
     if sys.stderr is None:  # closed by the parent: its number may belong to another file by now
         return logging.NullHandler()
-    console = settings.format == "console"
+    console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_plain_traceback)
         if console
