@@ -295,6 +295,7 @@ class _Relay(web.StreamResponse):
         try:
             writer = await super().prepare(request)
             await self.write(self._first)
+            self._first = b""  # a slow client keeps this response for long
             async for piece in self._rest:
                 await self.write(piece)
         except SidecarError as error:
