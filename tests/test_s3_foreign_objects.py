@@ -218,6 +218,15 @@ async def test_an_image_with_a_damaged_record_goes_at_its_time(odd: Odd, tmp_pat
         assert not [key for key in odd.kept if str(record.image_id) in key]
 
 
+async def test_an_image_with_a_damaged_record_can_be_deleted(odd: Odd, tmp_path: Path) -> None:
+    async with store_of(at(odd), tmp_path) as store:
+        record = (await put(store, NOW, life=None)).record
+        odd.kept[keys.record_key(record.image_id)] = b"{}"
+        assert (await store.delete(record.image_id)).first
+        assert not (await store.delete(record.image_id)).first
+        assert not [key for key in odd.kept if str(record.image_id) in key or key.startswith("records/")]
+
+
 async def test_a_thumbnail_that_is_too_large_is_made_anew(
     odd: Odd, start_sidecar: StartSidecar, tmp_path: Path
 ) -> None:

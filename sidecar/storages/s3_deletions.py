@@ -30,11 +30,12 @@ class BucketDeletions:
         self._forget = forget
 
     async def one(self, image_id: ImageId) -> Deletion:
+        """Also where its record is damaged. Then its expiry entry stays until a sweep finds it."""
         record = await self._read(image_id, "delete")
-        if record is None:
+        if record is None and not await self._bucket.exists("delete", keys.record_key(image_id)):
             return Deletion(first=False)
         deletion = await self._claimed(image_id, record)
-        expiry_key = keys.expiry_key(record.expires, image_id) if record.expires else None
+        expiry_key = keys.expiry_key(record.expires, image_id) if record is not None and record.expires else None
         await self.remove([(image_id, expiry_key)], [image_id] if deletion.first else [])
         return deletion
 
@@ -67,7 +68,7 @@ class BucketDeletions:
             await self._bucket.delete("delete", entries)
             self._bucket.skipped("record_still_there", len(entries), "an expiry entry contradicts its image's record")
 
-    async def _claimed(self, image_id: ImageId, record: ImageRecord) -> Deletion:
+    async def _claimed(self, image_id: ImageId, record: ImageRecord | None) -> Deletion:
         """Of those who want to delete an image one makes the claim, and it holds only while the record is there."""
         claim = f"{CLAIMS}{image_id}"
         if not await self._bucket.create_once("delete", claim, b"{}"):
@@ -76,7 +77,8 @@ class BucketDeletions:
             await self._bucket.delete("delete", [claim])
             return Deletion(first=False)
         thumbnail = await self._bucket.head("delete", keys.thumbnail_key(image_id))
-        return Deletion(first=True, freed_bytes=record.size_bytes + (thumbnail["ContentLength"] if thumbnail else 0))
+        freed = (record.size_bytes if record else 0) + (thumbnail["ContentLength"] if thumbnail else 0)
+        return Deletion(first=True, freed_bytes=freed)
 
     async def remove(self, images: Sequence[tuple[ImageId, str | None]], claims: Sequence[ImageId] = ()) -> None:
         """Images with their keys in the expiry index.
