@@ -3,7 +3,8 @@
 Of the arriving JSON only the ends of texts are looked for. A long base64 text at the image's place goes to the sink,
 decoded, and a mark takes its place; all else is kept as it came, and at the end the standard library parses what was
 kept. So the order of keys, white space, escapes and duplicates mean what they mean in JSON (RFC 8259), while memory
-does not grow with the image. A short image, or one whose key is repeated, is decoded at the end.
+does not grow with the image. A short image, or one whose key is repeated, is decoded at the end. `base64_stream` says what
+counts as base64.
 
 What is kept has a bound, MAX_KEPT_BYTES, because the parser needs up to 20 bytes for one byte of tiny values and holds
 the event loop for up to 30 ms per MiB. Of other long texts (a second image, a mask) only their place is kept.
@@ -11,7 +12,6 @@ the event loop for up to 30 ms per MiB. Of other long texts (a second image, a m
 
 from __future__ import annotations
 
-import binascii
 import contextlib
 import gc
 import json
@@ -20,9 +20,8 @@ import secrets
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-import pybase64
-
 from sidecar.errors import RuntimeAnsweredNonsense
+from sidecar.runtimes.base64_stream import WHITE_SPACE, Base64Stream
 
 LONG_TEXT = 4096
 """Bytes of base64, escapes included, from which a text is decoded as it comes. A shorter one is decoded at the end."""
@@ -35,9 +34,10 @@ _MAX_LOOKS = 8  # each parses what was kept so far
 
 # Atomic groups, no possessive quantifiers: CPython before 3.11.5 matches those wrongly where they are nested
 # (python/cpython#106052), and Debian 12 ships 3.11.2.
-_LIKE_BASE64 = re.compile(rb"[A-Za-z0-9+/\\]{%d}" % LONG_TEXT)
-_LIKE_BASE64_SO_FAR = re.compile(rb"[A-Za-z0-9+/\\]*")
-_BASE64_AND_PADDING = re.compile(rb"(?>[A-Za-z0-9+/=]*)")
+_DATA_URL = rb"(?>(?: |\\[nrt]){0,16})[dD][aA][tT][aA]:[A-Za-z0-9+/=:;._\\ -]{0,220},"
+_LIKE_BASE64 = re.compile(rb"(?>(?:%s)?)[A-Za-z0-9+/_\\ -]{%d}" % (_DATA_URL, LONG_TEXT))
+_LIKE_BASE64_SO_FAR = re.compile(rb"[A-Za-z0-9+/=:;,._\\ -]*")
+_LOOKED_AT_BYTES = LONG_TEXT + 260  # enough for either pattern
 _SHORT_TEXTS = re.compile(
     rb'(?>[^"]*)(?>(?:"(?!%s)(?>[^"\\]{0,%d})(?>(?:\\.(?>[^"\\]*))*)"(?>[^"]*))*)'
     % (_LIKE_BASE64.pattern, LONG_TEXT - 1),
@@ -50,7 +50,6 @@ _WHOLE_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _CLOSING = {ord("["): b"]", ord("{"): b"}"}
 _NO_BASE64 = b"!"
-_PADDING = ord("=")
 _LONGEST_ESCAPE = len(r"\u0000")
 
 
@@ -71,7 +70,7 @@ class AnswerReader:
         self._streamed = False
         self._looks = _MAX_LOOKS
         self._waiting = b""
-        self._base64 = _Base64()
+        self._base64 = Base64Stream()
         self._text_start: int | None = None
         self._step = self._structure
         """What reads on from a position: returns how far it came; no further means that it needs what comes next."""
@@ -100,10 +99,10 @@ class AnswerReader:
             encoded = _image_text(bytes(self._kept))
         if self._streamed and encoded == self._mark:
             return
-        self._sink.restart()
+        self._begin_image()
         try:
-            self._sink.write(pybase64.b64decode(encoded, validate=True))
-        except (binascii.Error, ValueError) as error:
+            self._decode(memoryview(encoded.encode("ascii")), WHITE_SPACE, last=True)
+        except ValueError as error:
             raise RuntimeAnsweredNonsense("The model's runtime answered damaged or truncated base64") from error
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -119,12 +118,11 @@ class AnswerReader:
         return end
 
     def _start_of_text(self, data: bytes, position: int) -> int:
-        head = data[position : position + LONG_TEXT]
-        if len(head) < LONG_TEXT and _LIKE_BASE64_SO_FAR.fullmatch(head):
+        head = data[position : position + _LOOKED_AT_BYTES]
+        if len(head) < _LOOKED_AT_BYTES and _LIKE_BASE64_SO_FAR.fullmatch(head):
             return position
         if _LIKE_BASE64.match(head) and self._is_image():
-            self._sink.restart()
-            self._base64 = _Base64()
+            self._begin_image()
             self._step = self._image
         else:
             self._text_start = len(self._kept)
@@ -155,8 +153,7 @@ class AnswerReader:
         try:
             if not closing and len(data) - end >= _LONGEST_ESCAPE:
                 raise ValueError("no escape of JSON")
-            for decoded in self._base64.decode(_unescaped(data, position, end), last=closing):
-                self._sink.write(decoded)
+            self._decode(*_unescaped(data, position, end), last=closing)
         except ValueError:  # so this is not an image, and what is left of it must not become one
             self._text_start = len(self._kept)
             self._kept += _NO_BASE64
@@ -168,51 +165,21 @@ class AnswerReader:
         self._streamed = True
         return self._close(end)
 
+    def _begin_image(self) -> None:
+        self._sink.restart()
+        self._base64 = Base64Stream()
+
+    def _decode(self, text: memoryview, white_space: bytes, *, last: bool) -> None:
+        """Raises ValueError for what is no base64."""
+        for decoded in self._base64.decode(text, white_space):
+            self._sink.write(decoded)
+        if last and (rest := self._base64.finish()):
+            self._sink.write(rest)
+
     def _close(self, quote: int) -> int:
         self._kept += b'"'
         self._step = self._structure
         return quote + 1
-
-
-class _Base64:
-    """Decodes in whole groups of four. Raises ValueError, also for padding that is not at the very end.
-
-    It raises as soon as it sees what is no base64: of earlier pieces nothing but base64 has been let go.
-    """
-
-    def __init__(self) -> None:
-        self._carry = b""
-
-    def decode(self, text: memoryview, *, last: bool) -> Iterator[bytes]:
-        """The bytes so far; all views are of a text held elsewhere, because copies are what decoding costs most."""
-        if self._carry:
-            missing = 4 - len(self._carry)
-            self._keep(self._carry + text[:missing])
-            text = text[missing:]
-            if text or last:
-                yield self._group(last=last and not text)
-        if not text:
-            return
-        rest = 0 if last else (len(text) - 1) % 4 + 1  # the group with the padding stays for the end
-        self._keep(bytes(text[len(text) - rest :]))
-        text = text[: len(text) - rest]
-        if not text:
-            return
-        if not last and text[-1] == _PADDING:
-            raise ValueError("padding before the end")
-        yield pybase64.b64decode(text, validate=True)
-
-    def _keep(self, carry: bytes) -> None:
-        """For the next piece, when this one is gone."""
-        if _BASE64_AND_PADDING.fullmatch(carry) is None:
-            raise ValueError("no base64")
-        self._carry = carry
-
-    def _group(self, *, last: bool) -> bytes:
-        group, self._carry = self._carry, b""
-        if not last and group.endswith(b"="):
-            raise ValueError("padding before the end")
-        return pybase64.b64decode(group, validate=True)
 
 
 def _end_of_text(pattern: re.Pattern[bytes], data: bytes, position: int) -> int:
@@ -225,12 +192,15 @@ def _end_of_text(pattern: re.Pattern[bytes], data: bytes, position: int) -> int:
     return match.end() if match else position
 
 
-def _unescaped(data: bytes, position: int, end: int) -> memoryview:
-    """A piece of text that ends on no broken escape. Raises ValueError for what JSON does not allow in texts."""
+def _unescaped(data: bytes, position: int, end: int) -> tuple[memoryview, bytes]:
+    """A piece of text that ends on no broken escape, and the white space that it may hold.
+
+    JSON allows line ends and tabs in texts only as escapes. Raises ValueError where it sees what JSON does not allow.
+    """
     if data.find(b"\\", position, end) < 0:
-        return memoryview(data)[position:end]
+        return memoryview(data)[position:end], b" "
     unescaped: str = json.loads(f'"{data[position:end].decode("ascii")}"')
-    return memoryview(unescaped.encode("ascii"))
+    return memoryview(unescaped.encode("ascii")), WHITE_SPACE
 
 
 def _leads_to_image(kept: bytes, mark: str) -> bool:
