@@ -90,7 +90,10 @@ class StagedFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """What a runtime says of its model. `reached` False: silence for the probe's whole time; a refusal is an answer."""
+    """What a runtime says of its model. `reached` False: silence for the probe's whole time; a refusal is an answer.
+
+    `ready` with a `detail`: the runtime cannot be asked whether the model is ready, and is taken for ready.
+    """
 
     ready: bool
     reached: bool

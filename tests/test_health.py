@@ -181,7 +181,16 @@ async def test_a_host_that_no_name_server_can_be_asked_for_is_told(sidecar: Side
 
 @pytest.mark.parametrize(
     "answer",
-    [(200, {"ready": "False"}), (200, {"ready": None}), (200, []), (200, "yes"), (404, {"error": "x"}), (503, {})],
+    [
+        (200, {"ready": "False"}),
+        (200, {"ready": None}),
+        (200, []),
+        (200, "yes"),
+        (404, {"error": "Model with name painter does not exist."}),
+        (302, {}),
+        (500, {}),
+        (503, {}),
+    ],
 )
 async def test_what_is_no_clear_yes_of_the_runtime_is_a_no(
     answer: tuple[int, Any], start_sidecar: StartSidecar, kserve: FakeKServe
@@ -190,6 +199,29 @@ async def test_what_is_no_clear_yes_of_the_runtime_is_a_no(
     sidecar = await start_sidecar()
     checks = {"storage": "ok", "runtime/painter": "not ready"}
     await becomes(sidecar, "/readyz", (503, "not ready", checks))
+
+
+@pytest.mark.parametrize("answer", [(404, {"detail": "Not Found"}), (404, "404: Not Found"), (405, "")])
+async def test_a_runtime_without_a_get_for_its_model_is_ready_but_degraded_with_the_reason(
+    answer: tuple[int, Any], start_sidecar: StartSidecar, kserve: FakeKServe
+) -> None:
+    kserve.readiness = answer
+    sidecar = await start_sidecar()
+    checks = {"storage": "ok", "runtime/painter": "degraded"}
+    await becomes(sidecar, "/readyz", (200, "degraded", checks))
+    assert await verdict(sidecar, "/startupz") == (200, "ok", checks)
+    response, _ = await sidecar.get("/readyz")
+    detail = (await response.json())["checks"]["runtime/painter"]["detail"]
+    assert detail == f"whether the model is ready is not known: the runtime has no GET for it (HTTP {answer[0]})"
+    await sidecar.made()
+
+
+async def test_a_model_that_answers_that_it_is_not_ready_makes_it_unready_again(
+    sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    await sidecar.until_ready()
+    for kserve.readiness in ((200, {"name": "painter", "ready": False}), (503, {"error": "is not ready."})):
+        await becomes(sidecar, "/readyz", (503, "not ready", {"storage": "ok", "runtime/painter": "not ready"}))
 
 
 async def test_a_store_that_cannot_be_written_at_the_start_is_alive_but_not_started(

@@ -48,9 +48,9 @@ async def failure(sidecar: Sidecar, **arguments: Any) -> str:
     """What the caller of a generation that must fail is told."""
     result = await sidecar.generate(**{"result": "link", **arguments})
     told: str = result.content[0].text
-    structured = {**result.structured_content, "job_id": "…"}
-    del structured["retry_after_seconds"]
-    assert (result.is_error, structured) == (True, {"status": "failed", "job_id": "…", "images": [], "message": told})
+    structured = result.structured_content
+    assert (result.is_error, structured["status"]) == (True, "failed")
+    assert (structured["images"], structured["message"]) == ([], told)
     return told
 
 
@@ -236,6 +236,28 @@ async def test_a_long_error_text_is_bounded(sidecar: Sidecar, kserve: FakeKServe
         assert len(told) < 400
 
 
+@pytest.mark.parametrize(
+    ("status", "location", "told"),
+    [
+        (302, "https://login.example.org/auth?client=hush-hush", "the host login.example.org (HTTP 302)"),
+        (301, "http://images.example.org:8080/x", "the host images.example.org:8080 (HTTP 301)"),
+        (308, "https://user:hush-hush@example.org/", "the host example.org (HTTP 308)"),
+        (303, "/sign-in?state=hush-hush", "another path of the same host (HTTP 303)"),
+        (307, "http://[::1", "another path of the same host (HTTP 307)"),
+        (307, "http://" + "x" * 5000 + "/", "the host xxxxx"),
+        (300, "", "another path of the same host (HTTP 300)"),
+    ],
+)
+async def test_a_redirect_is_told_with_its_host_and_nothing_else_of_it(
+    status: int, location: str, told: str, sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    kserve.script.append(say(status, "<html>Found</html>", {"Location": location}))
+    text = await failure(sidecar)
+    assert f"redirects to {told}" in text
+    assert ("redirects are not followed" in text, "hush-hush" in text, len(text) < 500) == (True, False, True)
+    assert (len(kserve.instances), await predicts(sidecar)) == (1, {"runtime_failed": 1})
+
+
 async def test_a_redirect_is_not_followed(
     start_sidecar: StartSidecar, kserve: FakeKServe, start_kserve: StartKServe
 ) -> None:
@@ -243,9 +265,68 @@ async def test_a_redirect_is_not_followed(
     location = {"Location": f"http://127.0.0.1:{elsewhere.server.port}/v1/models/painter:predict"}
     kserve.script.extend([say(307, "", location), say(302, "", location)])
     sidecar = await start_sidecar(KSERVE_TOKEN=TOKEN)
-    assert "(HTTP 307)" in await failure(sidecar)
+    assert f"the host 127.0.0.1:{elsewhere.server.port} (HTTP 307)" in await failure(sidecar)
     assert "(HTTP 302)" in await failure(sidecar)
     assert (elsewhere.instances, len(kserve.instances)) == ([], 2)
+
+
+# --- a success that says why it has no image --------------------------------------------------------------------------
+
+FILTERED = "NSFW content detected"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "told"),
+    [
+        ({"predictions": [{"image": None, "error": FILTERED}]}, "refused_parameters", FILTERED),
+        ({"predictions": [{"image": None, "reason": "safety checker"}]}, "refused_parameters", "safety checker"),
+        ({"predictions": [{"image": {"b64": None, "error": FILTERED}}]}, "refused_parameters", FILTERED),
+        ({"predictions": [{"error": "the painter fell asleep"}]}, "runtime_failed", "image: the painter fell asleep"),
+        ({"predictions": [{"error": {"message": "asleep", "code": 7}}]}, "runtime_failed", "image: asleep"),
+        ({"predictions": [None], "error": "asleep"}, "runtime_failed", "image: asleep"),
+        ({"predictions": [], "message": "asleep"}, "runtime_failed", "image: asleep"),
+        ({"error": "CUDA error: device-side assert triggered"}, "runtime_failed", "device-side assert triggered"),
+        ({"error": f"OutOfMemoryError: {OUT_OF_MEMORY}"}, "out_of_memory", "Ask for a smaller size"),
+        ({"detail": [{"msg": "Too long"}]}, "runtime_failed", "image: Too long"),
+        ({"error": "a\u202eb\x1b[31m\0c" + "z" * 60_000}, "runtime_failed", "ab [31m c"),
+        ({"error": ["NSFW"] * 50_000}, "refused_parameters", "NSFW; NSFW"),
+    ],
+)
+async def test_the_reason_in_a_success_without_an_image_reaches_the_caller(
+    body: Any, reason: str, told: str, sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    kserve.script.append(say(200, body))
+    text = await failure(sidecar)
+    assert told in text
+    assert (len(text) < 500, text.isprintable()) == (True, True)
+    assert (len(kserve.instances), await predicts(sidecar), sidecar.stored()) == (1, {reason: 1}, [])
+
+
+async def test_an_error_beside_an_image_is_no_reason_to_lose_it(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    for error in (None, "", "a warning"):
+        body = answer(NOISE)
+        body["predictions"][0]["error"] = body["error"] = error
+        kserve.script.append(say(200, body))
+        await sidecar.made()
+
+
+async def test_a_reason_in_a_success_never_holds_the_token(start_sidecar: StartSidecar, kserve: FakeKServe) -> None:
+    sidecar = await start_sidecar(KSERVE_TOKEN=TOKEN)
+    kserve.script.append(say(200, {"error": f"cannot pass on Bearer {TOKEN}"}))
+    assert "Bearer ***" in await failure(sidecar)
+
+
+async def test_a_keyword_that_a_success_says_is_unexpected_is_left_out(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    kserve.script.append(say(200, {"error": "got an unexpected keyword argument 'negative_prompt'"}))
+    result = await sidecar.generate(negative_prompt="fog", result="link")
+    assert (result.is_error, result.structured_content["message"]) == (False, LEFT_OUT)
+
+
+async def test_any_success_may_carry_an_image(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    kserve.script.extend([say(201, answer(PNG)), say(202, {"id": "a", "status": "queued"}), say(204, "")])
+    await sidecar.made()
+    assert "JSON without an image" in await failure(sidecar)
+    assert "not answer with JSON but with nothing" in await failure(sidecar)
 
 
 async def test_a_picture_that_only_its_pixels_give_away_is_reported_when_it_is_shown(
@@ -432,10 +513,49 @@ async def test_a_gateway_that_answers_the_probe_itself_says_nothing_of_the_model
     assert (len(kserve.instances), await retries(sidecar)) == (1, {})
 
 
-async def test_a_404_of_a_ready_model_is_not_sent_again(sidecar: Sidecar, kserve: FakeKServe) -> None:
+def listing(kserve: FakeKServe, status: int, body: Any) -> None:
+    """Let the runtime answer `/v1/models`."""
+
+    async def models(request: web.Request) -> web.StreamResponse:
+        return await say(status, body)(request, {})
+
+    kserve.app.router.add_get("/v1/models", models)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (200, {"models": ["stable-diffusion", "model"]}, "At /v1/models it lists: stable-diffusion, model."),
+        (200, {"models": [{"name": "a\u202eb"}, {"id": 7}]}, "At /v1/models it lists: ab."),
+        (200, {"models": [f"m{n}" for n in range(5000)]}, "lists: m0, m1, m2, m3, m4, m5, m6, m7 and 4992 more."),
+        (200, {"models": ["x" * 5000]}, "it lists: xxxxx"),
+        (200, {"models": []}, "It lists no models at /v1/models."),
+        (200, {"models": "all"}, "no route"),
+        (200, "<html>", "no route"),
+        (404, {"error": "no route"}, "no route"),
+        (302, "", "no route"),
+    ],
+)
+async def test_a_404_of_a_ready_model_names_the_models_there_are_and_is_not_sent_again(
+    status: int, body: Any, told: str, start_sidecar: StartSidecar, aiohttp_server: Any
+) -> None:
+    kserve = FakeKServe()
+    listing(kserve, status, body)
+    server = await aiohttp_server(kserve.app)
+    sidecar = await start_sidecar(KSERVE_ENDPOINT=f"http://127.0.0.1:{server.port}/v1/models/painter")
     kserve.script.append(say(404, {"error": "no route"}))
-    assert "no route" in await failure(sidecar)
-    assert (len(kserve.instances), await retries(sidecar), await predicts(sidecar)) == (1, {}, {"not_ready": 1})
+    text = await failure(sidecar)
+    assert "says that the model is ready, but answers 404 to a prediction (…:predict): no route" in text
+    assert (told in text, len(text) < 700) == (True, True)
+    assert (len(kserve.instances), await retries(sidecar), await predicts(sidecar)) == (1, {}, {"unknown_model": 1})
+
+
+async def test_a_503_of_a_runtime_that_cannot_be_asked_is_not_sent_again(sidecar: Sidecar, kserve: FakeKServe) -> None:
+    """It may have begun the work, and there is no GET to tell."""
+    kserve.readiness = (405, "")
+    kserve.script.append(say(503, {"error": "upstream reset"}))
+    assert await failure(sidecar) == "The model's runtime is busy; try again shortly: upstream reset"
+    assert (len(kserve.instances), await retries(sidecar)) == (1, {})
 
 
 @pytest.mark.parametrize("body", [{"error": "Model with name sculptor does not exist."}, "404: Not Found"])

@@ -87,7 +87,8 @@ class RuntimeWatch(Watch):
 
     @property
     def ready(self) -> bool:
-        return self.check.status in ("ok", "busy")
+        """A runtime that cannot be asked is taken for ready, and its check is degraded."""
+        return self.check.status in ("ok", "busy", "degraded")
 
     async def run(self) -> None:
         while True:
@@ -96,12 +97,12 @@ class RuntimeWatch(Watch):
 
     async def look(self) -> None:
         seen = await self._asked()
-        before = self.check.status
+        was_ready = self.ready
         self.check = self._judge(seen)
         self._lane.ready = self.ready
         if self.ready:
             self.was_ready = True
-        elif before in ("ok", "busy"):
+        elif was_ready:
             self._lane.runtime.forget()
         self._observer(RuntimeSeen(model=self._lane.settings.name, ready=self.ready, detail=self.check.detail))
 
@@ -114,8 +115,8 @@ class RuntimeWatch(Watch):
 
     def _judge(self, seen: Readiness) -> Check:
         if seen.ready:
-            return Check("ok")
-        if not seen.reached and self._lane.queue.in_flight and self.check.status in ("ok", "busy"):
+            return Check("degraded", seen.detail) if seen.detail else Check("ok")
+        if not seen.reached and self._lane.queue.in_flight and self.ready:
             return Check("busy", "does not answer probes while it works")
         return Check("not ready", seen.detail)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,14 +17,14 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import AddrInfoType
 from aiohttp.http import RawResponseMessage
 
-from sidecar.errors import bounded
+from sidecar.runtimes.unpacking import CODINGS, DamagedPacking, UnknownCoding, Unpacker
 
 MAX_INTERIM_RESPONSES = 10
 _READ_BYTES = 256 * 1024
 _CONNECT_SECONDS = 10.0
 _POOLED_SECONDS = 4.0
 _RECEIVE_BUFFER_BYTES = 1024 * 1024
-_CODINGS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"})
+_CODINGS = CODINGS | {"br", "zstd", "compress", "x-compress"}
 
 
 class TooManyInterimResponses(aiohttp.ClientError):
@@ -31,14 +33,6 @@ class TooManyInterimResponses(aiohttp.ClientError):
 
 class TooLarge(Exception):
     """The body has more bytes than are allowed."""
-
-
-class PackedBody(Exception):
-    """The body is packed with `coding`, which the request has ruled out. Unpacking it may cost without bound."""
-
-    def __init__(self, coding: str) -> None:
-        super().__init__(coding)
-        self.coding = bounded(coding, 40)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +69,7 @@ class Keepalive:
 async def client_session(keepalive: Keepalive = Keepalive()) -> AsyncIterator[aiohttp.ClientSession]:
     """One pooled session. No total time-out: waiting is bounded by the callers. It keeps no cookies.
 
-    It asks for bodies as they are (`Accept-Encoding: identity`) and unpacks none.
+    It asks for bodies as they are (`Accept-Encoding: identity`); `at_most` unpacks what comes packed all the same.
     """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
     async with aiohttp.ClientSession(
@@ -91,43 +85,51 @@ async def client_session(keepalive: Keepalive = Keepalive()) -> AsyncIterator[ai
 
 
 def at_most(response: aiohttp.ClientResponse, limit: int) -> AsyncIterator[bytes]:
-    """The body in pieces. Raises PackedBody, and TooLarge before more than `limit` bytes have come.
+    """The body in pieces, unpacked. Raises TooLarge before more than `limit` bytes have come, packed or unpacked.
 
-    What the head says of either is raised at once.
+    Also raises UnknownCoding and DamagedPacking. What the head says is raised at once.
     """
-    if coding := coding_of(response):
-        raise PackedBody(coding)
+    unpacker = _unpacker(response)
     if (response.content_length or 0) > limit:
         raise TooLarge
-    return _pieces(response, limit)
+    return _pieces(response, limit, unpacker)
 
 
-async def _pieces(response: aiohttp.ClientResponse, limit: int) -> AsyncIterator[bytes]:
-    size = 0
+async def _pieces(response: aiohttp.ClientResponse, limit: int, unpacker: Unpacker | None) -> AsyncIterator[bytes]:
+    packed = size = 0
     async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            raise TooLarge
-        yield chunk
+        packed += len(chunk)
+        for piece in (chunk,) if unpacker is None else unpacker.feed(chunk):
+            size += len(piece)
+            if max(packed, size) > limit:
+                raise TooLarge
+            yield piece
+            if unpacker is not None:
+                await asyncio.sleep(0)  # a chunk may hold any number of pieces
 
 
 async def start_of(response: aiohttp.ClientResponse, size: int) -> bytes:
-    """At least the first `size` bytes of the body, or all of it; nothing of one that is packed."""
-    if coding_of(response):
-        return b""
+    """At least the first `size` bytes of the body, or all of it that can be unpacked. Raises UnknownCoding."""
     body = bytearray()
-    async for chunk in response.content.iter_chunked(size):
-        body += chunk
-        if len(body) >= size:
-            break
+    unpacker = _unpacker(response)
+    with contextlib.suppress(DamagedPacking):
+        async for piece in _pieces(response, sys.maxsize, unpacker):
+            body += piece
+            if len(body) >= size:
+                break
     return bytes(body)
 
 
-def coding_of(response: aiohttp.ClientResponse) -> str | None:
-    """The Content-Encoding that packs the body. What is no known coding, such as `utf-8`, changes nothing."""
+def _unpacker(response: aiohttp.ClientResponse) -> Unpacker | None:
+    """What the body must go through. An unknown Content-Encoding, such as `utf-8`, changes nothing.
+
+    Raises UnknownCoding.
+    """
     given = ",".join(response.headers.getall("Content-Encoding", []))
-    packed = [token for token in given.lower().split(",") if token.strip() in _CODINGS]
-    return packed[0].strip() if packed else None
+    packed = [token for token in given.lower().replace(" ", "").split(",") if token in _CODINGS]
+    if len(packed) > 1 or not CODINGS.issuperset(packed):
+        raise UnknownCoding(", ".join(packed))
+    return Unpacker() if packed else None
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -3,8 +3,8 @@
 Of the arriving JSON only the ends of texts are looked for. A long base64 text at the image's place goes to the sink,
 decoded, and a mark takes its place; all else is kept as it came, and at the end the standard library parses what was
 kept. So the order of keys, white space, escapes and duplicates mean what they mean in JSON (RFC 8259), while memory
-does not grow with the image. A short image, or one whose key is repeated, is decoded at the end. `base64_stream` says what
-counts as base64.
+does not grow with the image. A short image, or one whose key is repeated, is decoded at the end. `base64_stream` says
+what counts as base64.
 
 What is kept has a bound, MAX_KEPT_BYTES, because the parser needs up to 20 bytes for one byte of tiny values and holds
 the event loop for up to 30 ms per MiB. Of other long texts (a second image, a mask) only their place is kept.
@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from sidecar.errors import RuntimeAnsweredNonsense
 from sidecar.runtimes.base64_stream import WHITE_SPACE, Base64Stream
+from sidecar.runtimes.kserve_errors import said_in
 
 LONG_TEXT = 4096
 """Bytes of base64, escapes included, from which a text is decoded as it comes. A shorter one is decoded at the end."""
@@ -50,7 +51,16 @@ _WHOLE_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _CLOSING = {ord("["): b"]", ord("{"): b"}"}
 _NO_BASE64 = b"!"
+_WHY_KEYS = ("error", "reason", "detail", "message")
 _LONGEST_ESCAPE = len(r"\u0000")
+
+
+class ErrorInAnswer(Exception):
+    """The answer has no image and says why in `said`: foreign text, unbounded."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(said)
+        self.said = said
 
 
 class ImageSink(Protocol):
@@ -61,7 +71,10 @@ class ImageSink(Protocol):
 
 
 class AnswerReader:
-    """Feed it the body piece by piece, then `finish` it. Both raise RuntimeAnsweredNonsense saying what is wrong."""
+    """Feed it the body piece by piece, then `finish` it. Both raise RuntimeAnsweredNonsense saying what is wrong.
+
+    `finish` raises ErrorInAnswer where the answer itself says why it has no image.
+    """
 
     def __init__(self, sink: ImageSink) -> None:
         self._sink = sink
@@ -242,14 +255,27 @@ def _image_text(body: bytes) -> str:
             f"The model's runtime did not answer with JSON but with {_kind(body) if body else 'nothing'}"
         ) from error
     try:
-        encoded = _at_image(document)
-    except (KeyError, IndexError, TypeError) as error:
-        raise RuntimeAnsweredNonsense(
-            "The model's runtime answered JSON without an image at predictions[0].image.b64"
-        ) from error
-    if not isinstance(encoded, str):
-        raise RuntimeAnsweredNonsense("The model's runtime answered an image that is not a base64 text")
-    return encoded
+        encoded, missing = _at_image(document), False
+    except (KeyError, IndexError, TypeError):
+        encoded, missing = None, True
+    if isinstance(encoded, str):
+        return encoded
+    if said := _said_instead(document):
+        raise ErrorInAnswer(said)
+    if missing:
+        raise RuntimeAnsweredNonsense("The model's runtime answered JSON without an image at predictions[0].image.b64")
+    raise RuntimeAnsweredNonsense("The model's runtime answered an image that is not a base64 text")
+
+
+def _said_instead(document: Any) -> str:
+    """Why there is no image, said at its place or at one of the places above; an empty text where nothing is said."""
+    levels = [document]
+    for step in ("predictions", 0, "image"):
+        try:
+            levels.append(levels[-1][step])
+        except (KeyError, IndexError, TypeError):
+            break
+    return next((said for level in reversed(levels) if (said := said_in(level, _WHY_KEYS))), "")
 
 
 def _kind(body: bytes) -> str:

@@ -27,6 +27,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from sidecar.config import ModelSettings, Secret
 from sidecar.domain import GeneratedImage, GenerationRequest
 from sidecar.errors import (
+    ModelUnknownToRuntime,
     RuntimeAnsweredNonsense,
     RuntimeBusy,
     RuntimeFailure,
@@ -40,22 +41,21 @@ from sidecar.ports import Observer, Readiness, RuntimeMetrics, StagedFile
 from sidecar.runtimes.arriving_image import ArrivingImage
 from sidecar.runtimes.http_session import (
     MAX_INTERIM_RESPONSES,
-    PackedBody,
     TooLarge,
     TooManyInterimResponses,
     at_most,
-    coding_of,
     start_of,
 )
-from sidecar.runtimes.kserve_answer import AnswerReader
-from sidecar.runtimes.kserve_errors import error_text, refusal, unexpected_keyword
+from sidecar.runtimes.kserve_answer import AnswerReader, ErrorInAnswer
+from sidecar.runtimes.kserve_errors import answered_error, error_text, redirected, refusal, unexpected_keyword
+from sidecar.runtimes.kserve_probe import Seen, listed_models, seen
 from sidecar.runtimes.profiles import PROFILES, instance_for
+from sidecar.runtimes.unpacking import DamagedPacking, UnknownCoding
 
 _NOT_STARTED = (RuntimeUnreachable, RuntimeNotReady, RuntimeBusy)
 _ATTEMPTS = 5
 _LONGEST_WAIT = 8.0
 _PROBE_SECONDS = 2.0
-_SAID_BY_A_GATEWAY = tuple(f"answers HTTP {status}{end}" for status in (502, 504) for end in ("", " without JSON"))
 _ERROR_BODY_BYTES = 64 * 1024
 _METRICS_BYTES = 16 * 1024 * 1024
 _METRICS_SECONDS = 8.0  # less than Prometheus gives a scrape by default
@@ -98,20 +98,36 @@ class KServeV1Runtime:
         self._refused.clear()
 
     async def readiness(self) -> Readiness:
+        return (await self._look()).readiness
+
+    async def _look(self) -> Seen:
+        """Ask the model's own URL. Raises nothing for a runtime in trouble."""
         try:
             async with asyncio.timeout(_PROBE_SECONDS), self._request("GET", self._model.endpoint) as response:
-                if response.status == 200 and (coding := coding_of(response)):
-                    detail = f"answers with Content-Encoding {bounded(coding, 40)!r}, which it was asked not to do"
-                    return Readiness(ready=False, reached=True, detail=detail)
-                return _readiness_of(response.status, await start_of(response, _ERROR_BODY_BYTES))
+                body = await start_of(response, _ERROR_BODY_BYTES)
+                return seen(response.status, body, response.headers.get("Location", ""))
         except TimeoutError:
-            return Readiness(ready=False, reached=False, detail="does not answer")
+            return Seen(Readiness(ready=False, reached=False, detail="does not answer"))
         except RuntimeFailure as error:  # the token cannot be read
-            return Readiness(ready=False, reached=False, detail=error.message)
+            return Seen(Readiness(ready=False, reached=False, detail=error.message))
+        except UnknownCoding as error:
+            detail = f"answers with Content-Encoding {error.coding!r}, which it was asked not to do"
+            return Seen(Readiness(ready=False, reached=True, detail=detail))
         except UnicodeError:
-            return Readiness(ready=False, reached=True, detail="cannot be reached (no such host can be asked for)")
+            return Seen(
+                Readiness(ready=False, reached=True, detail="cannot be reached (no such host can be asked for)")
+            )
         except (aiohttp.ClientError, OSError) as error:
-            return Readiness(ready=False, reached=True, detail=f"cannot be reached ({type(error).__name__})")
+            return Seen(Readiness(ready=False, reached=True, detail=f"cannot be reached ({type(error).__name__})"))
+
+    async def _listed_models(self) -> str:
+        """A sentence on what the runtime lists; an empty text where it lists nothing readable in time."""
+        try:
+            url = self._model.endpoint.rsplit("/", 1)[0]
+            async with asyncio.timeout(_PROBE_SECONDS), self._request("GET", url) as response:
+                return listed_models(await start_of(response, _ERROR_BODY_BYTES)) if response.status == 200 else ""
+        except (RuntimeFailure, UnknownCoding, aiohttp.ClientError, OSError, UnicodeError):  # a time-out is an OSError
+            return ""
 
     @asynccontextmanager
     async def metrics(self) -> AsyncIterator[RuntimeMetrics]:
@@ -126,9 +142,9 @@ class KServeV1Runtime:
             raise RuntimeUnreachable("The runtime does not give its metrics at the moment.") from error
         except TooLarge as error:
             raise RuntimeFailure(f"The runtime's metrics are larger than {_METRICS_BYTES:,} bytes.") from error
-        except PackedBody as error:
+        except (UnknownCoding, DamagedPacking) as error:
             raise RuntimeFailure(
-                f"The runtime's metrics come with Content-Encoding {error.coding!r}; none was asked for."
+                f"The runtime's metrics cannot be unpacked by their Content-Encoding: {bounded(str(error), 60)}."
             ) from error
 
     # --- a predict ----------------------------------------------------------------------------------------------------
@@ -165,7 +181,7 @@ class KServeV1Runtime:
         headers = {"Content-Type": "application/json", "Connection": "close"}
         try:
             async with self._request("POST", f"{self._model.endpoint}:predict", data=body, headers=headers) as response:
-                if response.status != 200:
+                if response.status // 100 != 2:
                     await self._refuse(response)
                 await self._read_answer(response, image)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
@@ -197,41 +213,53 @@ class KServeV1Runtime:
             async for chunk in at_most(response, limit):
                 reader.feed(chunk)
                 await image.flush()
-        except PackedBody as error:
+        except UnknownCoding as error:
             raise RuntimeAnsweredNonsense(
-                f"The model's runtime, or a proxy before it, answered with Content-Encoding {error.coding!r}; it was "
-                "asked for none (Accept-Encoding: identity). Its operator turns the compression off."
+                f"The model's runtime, or a proxy before it, answered with Content-Encoding {error.coding!r}; allowed: "
+                "none, gzip, deflate. Its operator turns the compression off."
+            ) from error
+        except DamagedPacking as error:
+            raise RuntimeAnsweredNonsense(
+                "The model's runtime, or a proxy before it, answered a body that does not fit its Content-Encoding."
             ) from error
         except TooLarge as error:
             raise RuntimeAnsweredNonsense(
                 f"The model's runtime answered more than the {self._max_image_bytes:,} bytes that an image may have "
                 "(MAX_IMAGE_BYTES)."
             ) from error
-        reader.finish()
+        try:
+            reader.finish()
+        except ErrorInAnswer as error:
+            text = await self._without_token(error.said)
+            self._raise(answered_error(text), response.status, text)
 
     async def _refuse(self, response: aiohttp.ClientResponse) -> NoReturn:
-        text = error_text(await start_of(response, _ERROR_BODY_BYTES))
-        if self._model.token is not None and (token := await _read_secret(self._model.token)):
-            text = text.replace(token, "***")  # some servers echo what they were sent
-        ready = await self._says_ready() if response.status in (404, 503) else None
-        failure = refusal(response.status, text, retry_after=_seconds(response.headers.get("Retry-After")), ready=ready)
-        if (key := unexpected_keyword(response.status, text)) is not None:
-            raise _UnexpectedKeyword(key, failure)
+        if 300 <= response.status < 400:
+            raise redirected(response.status, response.headers.get("Location", ""))
+        try:
+            said = error_text(await start_of(response, _ERROR_BODY_BYTES))
+        except UnknownCoding:
+            said = ""
+        text = await self._without_token(said)
+        found = await self._look() if response.status in (404, 503) else None
+        failure = refusal(response.status, text, retry_after=_seconds(response.headers.get("Retry-After")), seen=found)
+        if isinstance(failure, ModelUnknownToRuntime) and (listed := await self._listed_models()):
+            failure = ModelUnknownToRuntime(f"{failure.message.removesuffix('.')}. {listed}")
         if isinstance(failure, RuntimeNotReady):
             self.forget()  # it may have restarted
-        if ready:  # a gateway may say so after the work has begun
+        if found is not None and found.may_be_at_work:
             raise failure from _MayHaveStarted()
+        self._raise(failure, response.status, text)
+
+    def _raise(self, failure: RuntimeFailure, status: int, text: str) -> NoReturn:
+        if (key := unexpected_keyword(status, text)) is not None:
+            raise _UnexpectedKeyword(key, failure)
         raise failure
 
-    async def _says_ready(self) -> bool | None:
-        """What the model's own URL says; None when the runtime does not know the model.
-
-        Silence counts as ready, and so does a gateway that tells of it: a runtime at work answers no probe.
-        """
-        seen = await self.readiness()
-        if seen.ready or not seen.reached or seen.detail in _SAID_BY_A_GATEWAY:
-            return True
-        return None if seen.detail.startswith("answers HTTP 404") else False
+    async def _without_token(self, text: str) -> str:
+        """Some servers echo what they were sent."""
+        token = await _read_secret(self._model.token) if self._model.token is not None else ""
+        return text.replace(token, "***") if token else text
 
     @asynccontextmanager
     async def _request(
@@ -256,19 +284,6 @@ class KServeV1Runtime:
         error = state.outcome.exception() if state.outcome else None
         reason = error.reason if isinstance(error, RuntimeFailure) else "unknown"
         self._observer(PredictRetried(model=self._model.name, reason=reason, wait=state.upcoming_sleep))
-
-
-def _readiness_of(status: int, body: bytes) -> Readiness:
-    """What the answer of a model's own URL says."""
-    try:
-        document = json.loads(body or b"null")
-    except (ValueError, RecursionError):
-        return Readiness(ready=False, reached=True, detail=f"answers HTTP {status} without JSON")
-    if status != 200:
-        return Readiness(ready=False, reached=True, detail=f"answers HTTP {status}")
-    if isinstance(document, dict) and document.get("ready", True) in (True, "True", "true"):
-        return Readiness(ready=True, reached=True, detail="")
-    return Readiness(ready=False, reached=True, detail="says that the model is not ready")
 
 
 def _metrics_type(response: aiohttp.ClientResponse) -> str:
