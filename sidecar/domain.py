@@ -149,7 +149,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What a look at the bytes says. Sizes in pixels."""
+    """What a look at the bytes says. Width and height in pixels, as the picture is shown (Exif orientation)."""
 
     media_type: str
     width: int
@@ -163,7 +163,10 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedImage:
-    """An image staged on local disk, complete and checked, not yet committed. `size_bytes` is its length."""
+    """An image staged on local disk, complete and checked, not yet committed. `size_bytes` is its length.
+
+    `sparse` holds the whole file where it has so few bytes for its pixels that the picture may be one colour.
+    """
 
     path: Path
     sha256: str
@@ -171,11 +174,15 @@ class GeneratedImage:
     picture: Picture
     seed_applied: bool
     dropped_parameters: tuple[str, ...] = ()
+    sparse: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord:
-    """What is remembered of an image. Times are aware UTC; `expires` None keeps it for ever; durations in seconds."""
+    """What is remembered of an image. Times are aware UTC; `expires` None keeps it for ever; durations in seconds.
+
+    `black`: the whole picture is, which is what safety checkers put in a picture's place.
+    """
 
     image_id: ImageId
     owner: str
@@ -189,6 +196,7 @@ class ImageRecord:
     expires: datetime | None
     queue_seconds: float
     runtime_seconds: float
+    black: bool = False
     schema_version: int = RECORD_SCHEMA_VERSION
 
     def expired(self, now: datetime) -> bool:

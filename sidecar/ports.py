@@ -341,3 +341,7 @@ class Thumbnailer(Protocol):
         Raises UndecodablePicture, NoPreview where decoding takes too much, and DecoderUnavailable.
         """
         ...
+
+    async def is_black(self, source: bytes) -> bool:
+        """Whether the whole picture is black. Raises as `thumbnail` does."""
+        ...

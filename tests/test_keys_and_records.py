@@ -281,6 +281,7 @@ RECORDS = st.builds(
     expires=st.none() | MOMENTS,
     queue_seconds=SECONDS,
     runtime_seconds=SECONDS,
+    black=st.booleans(),
     schema_version=st.just(1),
 )
 A_RECORD = ImageRecord(
@@ -405,6 +406,7 @@ SPOILT: dict[str, Any] = {
     "owner": None,
     "seed_applied": "no",
     "dropped_parameters": "seed",
+    "black": "no",
     "request": {"model": "painter", "prompt": 7, "seed": "x"},
     "queue_seconds": "soon",
     "runtime_seconds": {},

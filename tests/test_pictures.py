@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 from typing import Any
 
 import pytest
@@ -201,3 +202,80 @@ def test_a_jpeg_of_countless_scans_is_refused_as_it_comes(length: int) -> None:
     assert pieces(with_scans(MAX_SCANS - scans), length).width == 640
     with pytest.raises(UndecodablePicture, match="more than 100 scans"):
         pieces(with_scans(MAX_SCANS - scans + 1)[:-2], length)
+
+
+# --- what is behind a picture, and which way up it is shown -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("rest", [b"\0", b"\n", b"\xff", b"\xff\xd8", bytes(3000)])
+@pytest.mark.parametrize("length", [1, 7, 100_000])
+def test_bytes_behind_the_end_of_a_picture_are_no_reason_to_lose_it(name: str, rest: bytes, length: int) -> None:
+    data, media_type = PICTURES[name]
+    assert pieces(data + rest, length) == Picture(media_type=media_type, width=48, height=32)
+
+
+def test_a_phones_jpeg_with_a_second_picture_behind_the_first_is_one() -> None:
+    buffer = io.BytesIO()
+    first, second = (Image.linear_gradient("L").resize((48, 32)) for _ in range(2))
+    first.save(buffer, "MPO", save_all=True, append_images=[second])
+    assert pieces(buffer.getvalue(), 50) == Picture(media_type="image/jpeg", width=48, height=32)
+
+
+def test_a_jpeg_that_ends_without_a_scan_is_none() -> None:
+    jpeg = PICTURES["jpeg"][0]
+    with pytest.raises(UndecodablePicture, match="a JPEG without a scan"):
+        inspect(jpeg[: jpeg.index(b"\xff\xda")] + b"\xff\xd9" + bytes(100))
+
+
+def turned(form: str, orientation: int, order: str = ">", kind: int = 3) -> bytes:
+    """A picture of 48×32 pixels whose Exif data says how it is shown; `order` and `kind` as TIFF has them."""
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    other = struct.pack(f"{order}HHII", 0x010F, 2, 1, 0)
+    entry = struct.pack(f"{order}HHIHxx", 0x0112, kind, 1, orientation)
+    tiff = mark + struct.pack(f"{order}IH", 8, 2) + other + entry + bytes(4)
+    return encoded("RGB", form, exif=b"Exif\0\0" + tiff)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_width_and_height_are_those_of_the_picture_as_it_is_shown(form: str, order: str, orientation: int) -> None:
+    data = turned(form, orientation, order)
+    shown = (32, 48) if orientation >= 5 else (48, 32)
+    for length in (1, 5, 100_000):
+        picture_seen = pieces(data, length)
+        assert (picture_seen.width, picture_seen.height) == shown
+
+
+@pytest.mark.parametrize("data", [turned(form, 9) for form in ("PNG", "JPEG", "WEBP")] + [turned("JPEG", 6, kind=4)])
+def test_an_orientation_that_makes_no_sense_is_none(data: bytes) -> None:
+    assert (inspect(data).width, inspect(data).height) == (48, 32)
+
+
+def test_a_png_may_tell_its_orientation_behind_its_pixels() -> None:
+    exif = b"MM\0*" + struct.pack(">IHHHIHxx", 8, 1, 0x0112, 3, 1, 6)
+    data = encoded("RGB", "PNG")
+    assert inspect(data[:-12] + png_chunk(b"eXIf", exif) + data[-12:]).width == 32
+
+
+@given(st.binary(max_size=60), st.sampled_from([b"", b"II*\0", b"MM\0*", b"MM\0*\0\0\0\x08\xff\xff"]))
+def test_no_exif_data_crash_the_look(rest: bytes, head: bytes) -> None:
+    for form in ("PNG", "JPEG", "WEBP"):
+        data = encoded("RGB", form, exif=b"Exif\0\0" + head + rest)
+        assert sorted((inspect(data).width, inspect(data).height)) == [32, 48]
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_exif_data_of_any_length_are_looked_at_in_bounded_memory(form: str) -> None:
+    data = encoded("RGB", form, exif=b"Exif\0\0MM\0*" + struct.pack(">IHHHIHxx", 8, 1, 0x0112, 3, 1, 6) + bytes(60_000))
+    assert pieces(data, 777).width == 32
+
+
+def test_a_webp_that_promises_exif_data_and_has_none_is_shown_as_it_is() -> None:
+    data = turned("WEBP", 6)
+    for length in (len(data) - 26, data.index(b"EXIF") + 8):
+        cut_off = data[:4] + (length - 8).to_bytes(4, "little") + data[8:length]
+        assert inspect(cut_off).width == 48
+    with pytest.raises(UndecodablePicture, match="cut off"):
+        inspect(data[:-1])

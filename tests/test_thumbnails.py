@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import struct
 import sys
 import zlib
 from collections.abc import AsyncIterator
@@ -18,11 +19,13 @@ import pytest
 from PIL import Image
 
 from sidecar.errors import DecoderUnavailable, NoPreview, UndecodablePicture
+from sidecar.imaging.inspect import inspect
 from sidecar.imaging.thumbnails import DECODING_BYTES, PillowThumbnailer
+from sidecar.runtimes.arriving_image import ArrivingImage
 from tests.conftest import Sidecar
 from tests.fake_kserve import FakeKServe, succeed
 from tests.pictures import jpeg_of_scans, picture, png_chunk, png_claiming
-from tests.test_pictures import PICTURES, encoded
+from tests.test_pictures import PICTURES, encoded, turned
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MEBIBYTE = 2**20
@@ -65,6 +68,70 @@ async def test_transparency_is_kept(thumbnailer: PillowThumbnailer) -> None:
 async def test_what_does_not_decode_is_told(data: bytes, thumbnailer: PillowThumbnailer) -> None:
     with pytest.raises(UndecodablePicture):
         await thumbnailer.thumbnail(data, pixels=32, max_bytes=9999)
+
+
+def png_of_16_bits(*chunks: bytes) -> bytes:
+    """A ramp from black to white, 512×64, of 16-bit grey."""
+    header = struct.pack(">IIBBBBB", 512, 64, 16, 0, 0, 0, 0)
+    row = b"\0" + b"".join(struct.pack(">H", 65535 * column // 511) for column in range(512))
+    parts = [png_chunk(b"IHDR", header), *chunks, png_chunk(b"IDAT", zlib.compress(row * 64)), png_chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("data", [png_of_16_bits(), png_of_16_bits(png_chunk(b"tRNS", b"\x01\x2c"))])
+async def test_grey_of_16_bits_is_scaled(data: bytes, thumbnailer: PillowThumbnailer) -> None:
+    with Image.open(io.BytesIO(await thumbnailer.thumbnail(data, pixels=512, max_bytes=75_000))) as image:
+        greys = image.convert("L")
+    for column in (50, 128, 256, 384, 500):
+        assert abs(greys.getpixel((column, 32)) - column // 2) < 8  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+async def test_a_thumbnail_is_the_right_way_up(form: str, orientation: int, thumbnailer: PillowThumbnailer) -> None:
+    """Its source is light at the bottom."""
+    data = turned(form, orientation)
+    with Image.open(io.BytesIO(await thumbnailer.thumbnail(data, pixels=64, max_bytes=75_000))) as image:
+        shown = inspect(data)
+        assert image.size == (shown.width, shown.height)
+        greys = image.convert("L")
+    right, bottom = image.width - 1, image.height - 1
+    edges = {
+        "top": (right // 2, 0),
+        "bottom": (right // 2, bottom),
+        "left": (0, bottom // 2),
+        "right": (right, bottom // 2),
+    }
+    lightest = max(edges, key=lambda edge: greys.getpixel(edges[edge]))  # type: ignore[arg-type,return-value]
+    light = {1: "bottom", 2: "bottom", 3: "top", 4: "top", 5: "right", 6: "left", 7: "left", 8: "right"}
+    assert lightest == light[orientation]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "LA", "RGBA"])
+async def test_an_all_black_picture_is_known(mode: str, thumbnailer: PillowThumbnailer) -> None:
+    black = Image.new("RGB", (700, 300))
+    with_a_star = black.copy()
+    with_a_star.putpixel((350, 150), (255, 255, 255))
+    for image, expected in ((black, True), (with_a_star, False)):
+        buffer = io.BytesIO()
+        image.convert(mode).save(buffer, "PNG")
+        assert await thumbnailer.is_black(buffer.getvalue()) is expected
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP"])
+async def test_an_all_black_picture_is_known_from_lossy_encoders_too(form: str, thumbnailer: PillowThumbnailer) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (512, 512)).save(buffer, form)
+    assert await thumbnailer.is_black(buffer.getvalue())
+    assert not await thumbnailer.is_black(picture(512, 512, form))
+
+
+async def test_a_picture_of_nothing_is_not_black(thumbnailer: PillowThumbnailer) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(buffer, "PNG")
+    assert not await thumbnailer.is_black(buffer.getvalue())
+    with pytest.raises(UndecodablePicture):
+        await thumbnailer.is_black(picture()[:-40])
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -283,3 +350,48 @@ async def test_that_there_is_no_preview_is_found_out_once(data: bytes, sidecar: 
     next(sidecar.store.glob(f"images/*/{image['image_id']}.png")).unlink()
     second = await sidecar.get(image["thumbnail_url"])
     assert (first[0].status, second[0].status, second[1]) == (422, 422, first[1])
+
+
+BLACK = "The picture with seed 7 is all black: the model's safety checker may have replaced it."
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+async def test_an_all_black_picture_is_stored_and_told_also_to_those_who_ask_later(
+    form: str, sidecar: Sidecar, kserve: FakeKServe
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (512, 512)).save(buffer, form)
+    kserve.script.append(succeed(buffer.getvalue()))
+    arguments: dict[str, Any] = {"seed": 7, "result": "link", "idempotency_key": "a"}
+    for _ in range(2):
+        result = await sidecar.generate(**arguments)
+        assert (result.is_error, result.structured_content["status"]) == (False, "completed")
+        assert result.structured_content["message"].startswith(BLACK)
+        assert BLACK in result.content[0].text
+        assert (await sidecar.get(result.structured_content["images"][0]["url"]))[1] == buffer.getvalue()
+    assert len(kserve.instances) == 1
+
+
+@pytest.mark.parametrize("data", [picture(512, 512), HUGE, png_of_zeros(64, 64, 6)])
+async def test_of_other_pictures_nothing_is_said(data: bytes, sidecar: Sidecar, kserve: FakeKServe) -> None:
+    """Also of those of few bytes that are not black, are damaged, or would take too much to look at."""
+    kserve.script.append(succeed(data))
+    result = await sidecar.generate(result="link")
+    assert (result.is_error, result.structured_content["message"]) == (False, None)
+
+
+async def test_only_files_of_few_bytes_for_their_pixels_are_looked_at() -> None:
+    class Nowhere:
+        path = Path("nowhere")
+
+        async def write(self, data: bytes) -> None:
+            """Written."""
+
+        async def restart(self) -> None:
+            """Forgotten."""
+
+    for data, sparse in ((png_of_zeros(512, 512, 2), True), (picture(512, 512, noise=True), False), (picture(), False)):
+        image = ArrivingImage(Nowhere())
+        for start in range(0, len(data), 1000):
+            image.write(data[start : start + 1000])
+        assert image.sparse(image.picture(10_000_000)) == (data if sparse else None)

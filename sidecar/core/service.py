@@ -30,6 +30,8 @@ from sidecar.events import Crashed, FileDamaged, GenerationEnded, ImageLost, Ima
 from sidecar.ports import Clock, Link, Observer, OpenFile, StagedFile, Storage, Thumbnailer
 from sidecar.spans import span
 
+_LOOK_SECONDS = 2.0
+
 
 class ImageService:
     """Holds the lanes, one per model, and every predict in flight."""
@@ -50,6 +52,7 @@ class ImageService:
         self._clock = clock
         self._observer = observer
         self._predicts: set[asyncio.Task[StoredImage]] = set()
+        self._thumbnailer = thumbnailer
         self._thumbnails = Thumbnails(storage, thumbnailer, self.read, clock)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -156,7 +159,8 @@ class ImageService:
                 with span("runtime", model=lane.settings.name):
                     image, seconds = await self._predict(lane, predict, staged)
                 slot.close()  # the runtime is free; storing need not hold it up
-                record = self._record(predict, image, owner, waited, seconds)
+                black = await self._is_black(image)
+                record = self._record(predict, image, owner, waited, seconds, black=black)
                 with span("store", backend=self._storage.backend, bytes=image.size_bytes):
                     stored = await self._storage.commit(image, record)
         self._observer(ImageStored(backend=self._storage.backend, record=record, late=predict.abandoned))
@@ -180,8 +184,16 @@ class ImageService:
             self._observer(PredictEnded(model=lane.settings.name, outcome=outcome, seconds=seconds))
         return image, seconds
 
+    async def _is_black(self, image: GeneratedImage) -> bool:
+        """What cannot be told in a moment is not black. Only sparse files are decoded for it."""
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                return image.sparse is not None and await self._thumbnailer.is_black(image.sparse)
+        except (SidecarError, OSError):  # a time-out is an OSError
+            return False
+
     def _record(
-        self, predict: Predict, image: GeneratedImage, owner: str, waited: float, seconds: float
+        self, predict: Predict, image: GeneratedImage, owner: str, waited: float, seconds: float, *, black: bool
     ) -> ImageRecord:
         created = predict.image_id.created
         return ImageRecord(
@@ -197,6 +209,7 @@ class ImageService:
             expires=expiry(self._clock.now(), self._settings.image_ttl),
             queue_seconds=waited,
             runtime_seconds=seconds,
+            black=black,
         )
 
     # --- ending -------------------------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import io
 from importlib import import_module
-from typing import IO
+from typing import IO, cast
 
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
+from sidecar.imaging.exif import orientation
 from sidecar.imaging.webp import HEAD_BYTES, webp_size
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
@@ -23,6 +24,19 @@ _BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # all other modes take f
 _WEBP_BYTES_PER_PIXEL = 16
 _COEFFICIENT_BYTES = 2
 _BAND_PIXELS = 256 * 1024
+_SIXTEEN_TO_EIGHT = 1 / 257
+_LOOK_PIXELS = 512
+_BLACK = 3  # of 255: what a lossy encoder makes of black
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets a picture of this Exif orientation upright."""
 
 
 class OverBudget(Exception):
@@ -50,6 +64,22 @@ def thumbnail(file: IO[bytes], *, pixels: int, max_bytes: int, budget: int) -> b
     The whole picture is decoded: this is the proof that it can be. Raises OverBudget, MemoryError, and for a damaged
     picture whatever a decoder raises.
     """
+    return _fit(_small(file, pixels, budget), pixels, max_bytes)
+
+
+def is_black(file: IO[bytes], *, budget: int) -> bool:
+    """Whether the whole picture is black, as a safety checker's replacement is. Raises as `thumbnail` does."""
+    *colors, alpha = _small(file, _LOOK_PIXELS, budget).convert("RGBA").split()
+    return all(_lightest(color) <= _BLACK for color in colors) and _lightest(alpha) > 0
+
+
+def _lightest(band: Image.Image) -> int:
+    _, lightest = cast("tuple[int, int]", band.getextrema())
+    return lightest
+
+
+def _small(file: IO[bytes], pixels: int, budget: int) -> Image.Image:
+    """The picture, decoded whole and averaged to a little more than `pixels`, the right way up."""
     _check_webp(file, budget)
     with Image.open(file, formats=_FORMATS) as image:
         needed = _coefficient_bytes(image, file)
@@ -59,7 +89,8 @@ def thumbnail(file: IO[bytes], *, pixels: int, max_bytes: int, budget: int) -> b
         _check(needed, size, budget)
         image.load()
         small = _reduced(image, pixels)
-    return _fit(small, pixels, max_bytes)
+        turn = _TURNS.get(orientation(image.info.get("exif", b"")))
+    return small if turn is None else small.transpose(turn)
 
 
 def _check(needed: int, size: tuple[int, int], budget: int) -> None:
@@ -122,9 +153,14 @@ def _reduced(image: Image.Image, pixels: int) -> Image.Image:
     small = Image.new(mode, (-(-image.width // across), -(-image.height // down)))
     rows = down * max(1, _BAND_PIXELS // (image.width * down))
     for top in range(0, image.height, rows):
-        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        band = _eight_bits(image.crop((0, top, image.width, min(top + rows, image.height))))
         small.paste(band.convert(mode).reduce((across, down)), (0, top // down))
     return small
+
+
+def _eight_bits(band: Image.Image) -> Image.Image:
+    """Pillow scales 16-bit colours as it decodes, but would cut off 16-bit grey at 255."""
+    return band.point(lambda value: value * _SIXTEEN_TO_EIGHT + 0.5).convert("L") if band.mode == "I;16" else band
 
 
 def _fit(image: Image.Image, pixels: int, max_bytes: int) -> bytes:

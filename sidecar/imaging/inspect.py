@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from sidecar.domain import Picture
 from sidecar.errors import UndecodablePicture, bounded
-from sidecar.imaging.webp import HEAD_BYTES, webp_size
+from sidecar.imaging import exif
+from sidecar.imaging.webp import HEAD_BYTES, webp_has_exif, webp_size
 
 MAX_SIDE = 16384
 MAX_PIXELS = 64 * 1024 * 1024
@@ -27,6 +28,9 @@ _BYTES_PER_CHUNK = 1024
 _DEFLATE_BEST_RATIO = 1032  # RFC 1951 cannot expand further: a header that promises more pixels lies
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_APP1 = 0xE1
+_FRAME_BYTES = 5  # precision, height and width
+_WEBP_CHUNK = struct.Struct("<4sI")
 _FILL = re.compile(rb"(?>\xff*)")
 _MARKER = re.compile(rb"\xff(?:[^\x00\x01\xd0-\xd7\xff]|\Z)")  # or the first half of one, where the piece ends
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
@@ -78,14 +82,12 @@ class PictureInspector:
         self._held = bytearray()
         self._found: _Found | None = None
         self._head = b""
-        self._tail = b""
         self._size = 0
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises UndecodablePicture as soon as something is wrong."""
         self._size += len(data)
         self._head += data[: 16 - len(self._head)]
-        self._tail = (self._tail + data[-2:])[-2:]
         view = memoryview(data)
         while self._found is None and view:
             view = self._step(view)
@@ -111,12 +113,10 @@ class PictureInspector:
         return view[missing:]
 
     def finish(self) -> Picture:
-        """That was all. Raises UndecodablePicture."""
+        """That was all. Raises UndecodablePicture. Bytes behind a picture's end are no part of it."""
         if self._found is None:
             raise UndecodablePicture(_cut_off(self._head))
         picture = self._found.picture
-        if picture.media_type == "image/jpeg" and self._tail != b"\xff\xd9":
-            raise UndecodablePicture("a JPEG without its end: it is cut off")
         if self._size < self._found.size_bytes:
             raise UndecodablePicture("a WebP shorter than it says: it is cut off")
         return picture
@@ -152,6 +152,12 @@ def _sane(picture: Picture) -> Picture:
     return picture
 
 
+def _as_shown(picture: Picture, exif_data: bytes) -> Picture:
+    if exif.orientation(exif_data) not in exif.TURNED:
+        return picture
+    return Picture(media_type=picture.media_type, width=picture.height, height=picture.width)
+
+
 def _png(chunk_head: bytes) -> _Parser:
     """`chunk_head`: length and kind of the first chunk."""
     length, kind = struct.unpack(">I4s", chunk_head)
@@ -161,6 +167,7 @@ def _png(chunk_head: bytes) -> _Parser:
     _check((yield _Need(4)), zlib.crc32(header, zlib.crc32(kind)))
     picture, needed = _png_header(header)
     compressed = chunks = size = 0
+    exif_data = b""
     while kind != b"IEND":
         length, kind = struct.unpack(">I4s", (yield _Need(8)))
         chunks, size = chunks + 1, size + length
@@ -171,6 +178,8 @@ def _png(chunk_head: bytes) -> _Parser:
         while left:
             piece = yield _Need(left, exactly=False)
             checksum = zlib.crc32(piece, checksum)
+            if kind == b"eXIf":
+                exif_data += piece[: max(0, exif.HEAD_BYTES - len(exif_data))]
             left -= len(piece)
         _check((yield _Need(4)), checksum)
         compressed += length if kind == b"IDAT" else 0
@@ -178,7 +187,7 @@ def _png(chunk_head: bytes) -> _Parser:
         raise UndecodablePicture(
             f"a PNG whose header claims {picture.width}×{picture.height} pixels but whose data cannot hold them"
         )
-    return _Found(picture)
+    return _Found(_as_shown(picture, exif_data))
 
 
 def _check(stored: bytes | memoryview, checksum: int) -> None:
@@ -196,6 +205,7 @@ def _png_header(body: bytes) -> tuple[Picture, int]:
 def _jpeg() -> _Parser:
     """Markers up to EOI. Behind a frame header compressed data may come before each, where 0xFF 0x00 is no marker."""
     picture = None
+    exif_data = b""
     markers = scans = 0
     while markers < MOST_PARTS:
         lead, marker = yield _Need(2, past=_until_marker if picture else None)
@@ -209,32 +219,67 @@ def _jpeg() -> _Parser:
         if marker in _JPEG_BARE:
             continue
         if picture is not None and marker == 0xD9:
-            return _Found(picture)
+            return _jpeg_found(picture, exif_data, scans)
         scans += marker == 0xDA
         if scans > MAX_SCANS:
             raise UndecodablePicture(f"a JPEG of more than {MAX_SCANS} scans; progressive ones have about ten")
-        picture = (yield from _segment(marker)) or picture
+        head = yield from _segment(marker)
+        if marker in _JPEG_FRAMES and len(head) == _FRAME_BYTES:
+            picture = _frame(head)
+        elif head.startswith(exif.MARK) and not scans:
+            exif_data = exif_data or head
     raise UndecodablePicture(f"a JPEG with more than {MOST_PARTS:,} markers")
 
 
-def _segment(marker: int) -> Generator[_Need, bytes | memoryview, Picture | None]:
-    """One with a length; the picture that a frame header describes."""
+def _jpeg_found(picture: Picture, exif_data: bytes, scans: int) -> _Found:
+    if not scans:
+        raise UndecodablePicture("a JPEG without a scan")
+    return _Found(_as_shown(picture, exif_data))
+
+
+def _segment(marker: int) -> Generator[_Need, bytes | memoryview, bytes]:
+    """One with a length; its first bytes, so far as a frame header or Exif data is looked at."""
     left = int.from_bytes((yield _Need(2))) - 2
-    picture = None
-    if marker in _JPEG_FRAMES and left >= 5:
-        height, width = struct.unpack_from(">HH", (yield _Need(5)), 1)
-        picture = _sane(Picture(media_type="image/jpeg", width=width, height=height))
-        left -= 5
     if left < 0:
         raise UndecodablePicture("a JPEG with a segment shorter than its length")
+    wanted = _FRAME_BYTES if marker in _JPEG_FRAMES else exif.HEAD_BYTES if marker == _JPEG_APP1 else 0
+    size = min(wanted, left)
+    head = bytes((yield _Need(size))) if size else b""
+    left -= size
     while left:
         left -= len((yield _Need(left, exactly=False)))
-    return picture
+    return head
+
+
+def _frame(head: bytes) -> Picture:
+    height, width = struct.unpack_from(">HH", head, 1)
+    return _sane(Picture(media_type="image/jpeg", width=width, height=height))
 
 
 def _webp(head: bytes) -> _Parser:
     (length,) = struct.unpack_from("<I", head, 4)
-    size = webp_size(head + bytes((yield _Need(HEAD_BYTES - len(head)))))
+    head += bytes((yield _Need(HEAD_BYTES - len(head))))
+    size = webp_size(head)
     if size is None:
         raise UndecodablePicture("a WebP without an image")
-    return _Found(_sane(Picture(media_type="image/webp", width=size[0], height=size[1])), length + 8)
+    picture = _sane(Picture(media_type="image/webp", width=size[0], height=size[1]))
+    if webp_has_exif(head):
+        picture = _as_shown(picture, (yield from _webp_exif(length + 8 - HEAD_BYTES)))
+    return _Found(picture, length + 8)
+
+
+def _webp_exif(left: int) -> Generator[_Need, bytes | memoryview, bytes]:
+    """The start of the Exif data, which is behind the picture; `left` is how much the file has to its end."""
+    for _ in range(MOST_PARTS):
+        if left < _WEBP_CHUNK.size:
+            break
+        kind, size = _WEBP_CHUNK.unpack((yield _Need(_WEBP_CHUNK.size)))
+        left -= _WEBP_CHUNK.size
+        if kind == b"EXIF":
+            wanted = min(size, left, exif.HEAD_BYTES)
+            return bytes((yield _Need(wanted))) if wanted else b""
+        padded = min(size + size % 2, left)
+        left -= padded
+        while padded:
+            padded -= len((yield _Need(padded, exactly=False)))
+    return b""

@@ -62,12 +62,18 @@ class PillowThumbnailer:
         return None if self._worker is None else self._worker.pid
 
     async def thumbnail(self, source: bytes, *, pixels: int, max_bytes: int) -> bytes:
+        return await self._made(source, {"make": "thumbnail", "pixels": pixels, "max_bytes": max_bytes})
+
+    async def is_black(self, source: bytes) -> bool:
+        return await self._made(source, {"make": "is_black"}) == b"\1"
+
+    async def _made(self, source: bytes, request: dict[str, Any]) -> bytes:
         async with self._turn:
             if self._retirement is not None:
                 self._retirement.cancel()
             worker = await self._running()
             try:
-                return await self._ask(worker, source, {"pixels": pixels, "max_bytes": max_bytes})
+                return await self._ask(worker, source, request)
             finally:
                 self._retirement = asyncio.get_running_loop().call_later(self._idle, self._retire)
 

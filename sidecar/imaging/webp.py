@@ -1,4 +1,4 @@
-"""The size that a WebP's first chunk states (WebP container specification)."""
+"""What a WebP's first chunk states (WebP container specification)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import struct
 
 HEAD_BYTES = 30
 """From the start of the file: enough for `webp_size`."""
+
+
+_EXIF_FLAG = 0x08
 
 
 def webp_size(head: bytes) -> tuple[int, int] | None:
@@ -22,3 +25,8 @@ def webp_size(head: bytes) -> tuple[int, int] | None:
         width, height = struct.unpack_from("<HH", body, 10)
         return width & 0x3FFF, height & 0x3FFF
     return None
+
+
+def webp_has_exif(head: bytes) -> bool:
+    """Whether the file is said to have Exif data, which then comes behind the picture."""
+    return head[12:16] == b"VP8X" and bool(head[20] & _EXIF_FLAG)

@@ -59,18 +59,22 @@ class Worker:
         self._own = _data_bytes()
 
     def answer(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, str], bytes]:
-        """How it went (`done`, `damaged` or `refused`), why, and the thumbnail."""
+        """How it went (`done`, `damaged` or `refused`), why, and what was asked for."""
         try:
             self._limit_memory(len(data))
-            return {"is": "done"}, decode.thumbnail(
-                io.BytesIO(data), pixels=request["pixels"], max_bytes=request["max_bytes"], budget=self._budget
-            )
+            return {"is": "done"}, self._made(request, io.BytesIO(data))
         except decode.OverBudget as refusal:
             return {"is": "refused", "why": str(refusal)}, b""
         except MemoryError:
             return {"is": "refused", "why": "decoding it takes more memory than is allowed"}, b""
         except Exception as error:  # whatever a decoder meets: OSError, SyntaxError, ValueError, struct.error …
             return {"is": "damaged", "why": str(error)}, b""
+
+    def _made(self, request: dict[str, Any], file: io.BytesIO) -> bytes:
+        """A thumbnail, or whether the picture is black: one byte, 0 or 1."""
+        if request["make"] == "thumbnail":
+            return decode.thumbnail(file, pixels=request["pixels"], max_bytes=request["max_bytes"], budget=self._budget)
+        return bytes([decode.is_black(file, budget=self._budget)])
 
     def _limit_memory(self, file_bytes: int) -> None:
         """Where the kernel counts it: on Linux."""

@@ -9,6 +9,10 @@ from sidecar.errors import RuntimeAnsweredNonsense, UndecodablePicture
 from sidecar.imaging.inspect import PictureInspector
 from sidecar.ports import StagedFile
 
+_SPARSE_BYTES_PER_PIXEL = 1 / 24
+"""An all-black JPEG of 256×256 pixels takes up to 1/27, a PNG or WebP far less; most pictures take 1/10 or more."""
+_MAX_SPARSE_BYTES = 256 * 1024
+
 
 class ArrivingImage:
     """Takes bytes at once (`write`) and hands them on to the staged file when told to (`flush`)."""
@@ -22,6 +26,7 @@ class ArrivingImage:
     def _begin(self) -> None:
         self.size_bytes = 0
         self._pending: list[bytes] = []
+        self._first: list[bytes] = []
         self._sha256 = hashlib.sha256()
         self._inspector = PictureInspector()
         self._problem: UndecodablePicture | None = None
@@ -33,6 +38,10 @@ class ArrivingImage:
     def write(self, data: bytes) -> None:
         self.size_bytes += len(data)
         self._pending.append(data)
+        if self.size_bytes <= _MAX_SPARSE_BYTES:
+            self._first.append(data)
+        else:
+            self._first.clear()
         self._sha256.update(data)
         if self._problem is None:
             try:
@@ -70,3 +79,8 @@ class ArrivingImage:
             raise RuntimeAnsweredNonsense(
                 f"The model's runtime answered something that is no picture: {problem.message}"
             ) from problem
+
+    def sparse(self, picture: Picture) -> bytes | None:
+        """The whole file, where it has so few bytes for its pixels that the picture may be one colour."""
+        limit = min(_MAX_SPARSE_BYTES, picture.width * picture.height * _SPARSE_BYTES_PER_PIXEL)
+        return b"".join(self._first) if self.size_bytes <= limit else None

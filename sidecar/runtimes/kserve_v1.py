@@ -92,6 +92,7 @@ class KServeV1Runtime:
             picture=picture,
             seed_applied=PROFILES[self._model.profile].takes_seed and "seed" in sent,
             dropped_parameters=tuple(key for key in instance_for(request, self._model, ()) if key not in sent),
+            sparse=image.sparse(picture),
         )
 
     def forget(self) -> None:

@@ -51,6 +51,7 @@ def encode_record(record: ImageRecord) -> bytes:
         "dropped_parameters": list(record.dropped_parameters),
         "queue_seconds": round(record.queue_seconds, 3),
         "runtime_seconds": round(record.runtime_seconds, 3),
+        **({"black": True} if record.black else {}),
     }
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -88,6 +89,7 @@ def _record(document: dict[str, Any]) -> ImageRecord:
         expires=None if document["expires_at"] is None else moment(document["expires_at"]),
         queue_seconds=_seconds(document["queue_seconds"]),
         runtime_seconds=_seconds(document["runtime_seconds"]),
+        black=_of(document.get("black", False), bool),
     )
 
 

@@ -245,6 +245,12 @@ def _notes(view: JobView) -> list[str]:
             "The image store is away, so the image is held on one pod until the store is back: its link works where "
             "that pod answers."
         )
+    notes += [
+        f"The picture with seed {stored.record.request.seed} is all black: the model's safety checker may have "
+        "replaced it. Another prompt or another seed may help."
+        for stored in view.images
+        if stored.record.black
+    ]
     if record.dropped_parameters:
         notes.append(f"The runtime does not take {', '.join(record.dropped_parameters)}; the image was made without.")
     asked = (record.request.width, record.request.height)
