@@ -525,11 +525,15 @@ def listing(kserve: FakeKServe, status: int, body: Any) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "told"),
     [
-        (200, {"models": ["stable-diffusion", "model"]}, "At /v1/models it lists: stable-diffusion, model."),
-        (200, {"models": [{"name": "a\u202eb"}, {"id": 7}]}, "At /v1/models it lists: ab."),
-        (200, {"models": [f"m{n}" for n in range(5000)]}, "lists: m0, m1, m2, m3, m4, m5, m6, m7 and 4992 more."),
-        (200, {"models": ["x" * 5000]}, "it lists: xxxxx"),
-        (200, {"models": []}, "It lists no models at /v1/models."),
+        (
+            200,
+            {"models": ["stable-diffusion", "model"]},
+            "it lists stable-diffusion, model; the configured name is painter.",
+        ),
+        (200, {"models": [{"name": "a\u202eb"}, {"id": 7}]}, "At /v1/models it lists ab;"),
+        (200, {"models": [f"m{n}" for n in range(5000)]}, "lists m0, m1, m2, m3, m4, m5, m6, m7 and 4992 more;"),
+        (200, {"models": ["x" * 5000]}, "it lists xxxxx"),
+        (200, {"models": []}, "At /v1/models it lists none; the configured name is painter."),
         (200, {"models": "all"}, "no route"),
         (200, "<html>", "no route"),
         (404, {"error": "no route"}, "no route"),
@@ -574,6 +578,19 @@ async def test_a_model_that_the_runtime_does_not_know_fails_at_once(
     sidecar = await start_sidecar(KSERVE_ENDPOINT=f"http://127.0.0.1:{server.port}/v1/models/painter")
     assert "The runtime does not know the configured model (404)" in await failure(sidecar)
     assert (asked.count("POST"), await retries(sidecar), await predicts(sidecar)) == (1, {}, {"unknown_model": 1})
+
+
+async def test_of_a_model_that_the_runtime_does_not_know_the_others_are_named(
+    start_sidecar: StartSidecar, aiohttp_server: Any
+) -> None:
+    """KServe's own servers call their model `model` unless told otherwise."""
+    kserve = FakeKServe()
+    listing(kserve, 200, {"models": ["model"]})
+    server = await aiohttp_server(kserve.app)
+    sidecar = await start_sidecar(KSERVE_ENDPOINT=f"http://127.0.0.1:{server.port}/v1/models/sculptor")
+    text = await failure(sidecar)
+    assert text.startswith("The runtime does not know the configured model (404)")
+    assert text.endswith("At /v1/models it lists model; the configured name is sculptor.")
 
 
 # --- keywords that a pipeline does not take ---------------------------------------------------------------------------

@@ -73,8 +73,8 @@ def redirect_target(location: str) -> str:
     return "another path of the same host"
 
 
-def listed_models(body: bytes) -> str:
-    """A sentence that names the models of `/v1/models`; an empty text where the body is no such list."""
+def listed_models(body: bytes, configured: str) -> str:
+    """A sentence on the models of `/v1/models` and the configured name; an empty text where there is no such list."""
     try:
         document: Any = json.loads(body)
     except (ValueError, RecursionError):
@@ -84,10 +84,10 @@ def listed_models(body: bytes) -> str:
         return ""
     names = [name for model in models if isinstance(name := _name(model), str)]
     if not names:
-        return "It lists no models at /v1/models."
+        return f"At /v1/models it lists none; the configured name is {configured}."
     shown = ", ".join(bounded(name, 63) for name in names[:_MAX_NAMES])
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return f"At /v1/models it lists: {shown}{more}."
+    return f"At /v1/models it lists {shown}{more}; the configured name is {configured}."
 
 
 def _name(model: Any) -> Any:

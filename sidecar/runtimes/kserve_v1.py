@@ -124,9 +124,11 @@ class KServeV1Runtime:
     async def _listed_models(self) -> str:
         """A sentence on what the runtime lists; an empty text where it lists nothing readable in time."""
         try:
-            url = self._model.endpoint.rsplit("/", 1)[0]
+            url, configured = self._model.endpoint.rsplit("/", 1)
             async with asyncio.timeout(_PROBE_SECONDS), self._request("GET", url) as response:
-                return listed_models(await start_of(response, _ERROR_BODY_BYTES)) if response.status == 200 else ""
+                if response.status != 200:
+                    return ""
+                return listed_models(await start_of(response, _ERROR_BODY_BYTES), configured)
         except (RuntimeFailure, UnknownCoding, aiohttp.ClientError, OSError, UnicodeError):  # a time-out is an OSError
             return ""
 
