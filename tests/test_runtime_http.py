@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import itertools
 import json
 import socket
 import tracemalloc
@@ -15,8 +16,11 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.runtimes.http_session import MAX_INTERIM_RESPONSES, Keepalive
+from sidecar.runtimes.unpacking import MAX_PIECE_BYTES, Unpacker
 from tests.conftest import Sidecar, StartSidecar, metric_becomes
 from tests.fake_kserve import Behaviour, FakeKServe, answer
 from tests.pictures import picture
@@ -173,6 +177,26 @@ async def test_a_runtime_that_packs_its_readiness_is_read_or_told_to_the_operato
     sidecar = await beside("/v1/models/painter", ready)
     seen = await sidecar.service.lane(None).runtime.readiness()
     assert (seen.ready, told in seen.detail, bool(seen.detail)) == (not told, True, bool(told))
+
+
+PACKERS: list[Callable[[bytes], bytes]] = [gzipped, zlib.compress, raw_deflated]
+
+
+@given(
+    st.lists(st.integers(0, 3) | st.integers(-2, 2).map(lambda n: MAX_PIECE_BYTES + n), max_size=3),
+    st.sampled_from(PACKERS),
+    st.lists(st.integers(0, 5000), max_size=5),
+    st.binary(max_size=3),
+)
+def test_a_body_may_be_unpacked_from_any_pieces(
+    sizes: list[int], pack: Callable[[bytes], bytes], places: list[int], rest: bytes
+) -> None:
+    body = b"".join(bytes([65 + number]) * size for number, size in enumerate(sizes))
+    packed = pack(body) + rest.lstrip(b"\x1f")
+    bounds = [0, *sorted(place % (len(packed) + 1) for place in places), len(packed)]
+    unpacker = Unpacker()
+    pieces = [piece for cut in itertools.pairwise(bounds) for piece in unpacker.feed(packed[slice(*cut)])]
+    assert (b"".join(pieces) == body, max(map(len, pieces)) <= MAX_PIECE_BYTES) == (True, True)
 
 
 # --- interim responses, cookies ---------------------------------------------------------------------------------------
