@@ -19,7 +19,7 @@ test: $(VENV)/.dev ## all tests but the heavy real components; ARGS goes to pyte
 	$(BIN)/python -m pytest $(ARGS)
 
 quick: $(VENV)/.dev ## the tests without real browsers, buckets and Prometheus: about three minutes on two cores
-	$(BIN)/python -m pytest -m "not e2e and not npm and not container and not real" $(ARGS)
+	$(BIN)/python -m pytest -m "not e2e and not npm and not clients and not container and not real" $(ARGS)
 
 check: lint types floors docs-check manifests test ## everything CI runs but make e2e, make conformance and make container-test, which take minutes each
 
@@ -45,8 +45,11 @@ manifests: $(VENV)/.dev .kubectl/.installed ## every overlay of kustomize/ rende
 e2e: $(VENV)/.dev .venv-e2e/.installed ## a real KServe server with a real diffusers pipeline (1.6 GB to install)
 	KSERVE_PYTHON=$(CURDIR)/.venv-e2e/bin/python $(BIN)/python -m pytest -m e2e -n 0 --timeout 300 tests/e2e
 
-conformance: $(VENV)/.dev .node/node tests/npm/node_modules/.installed ## the MCP conformance tool and the npm clients against the sidecar (Node 22 or newer comes by npm)
-	NODE=$(CURDIR)/.node/node $(BIN)/python -m pytest -m npm -n 0 --timeout 120 tests/npm $(ARGS)
+CLIENTS := langchain openai-agents google-adk fastmcp
+
+conformance: $(VENV)/.dev .node/node tests/npm/node_modules/.installed $(CLIENTS:%=.venv-clients/%/.installed) ## the MCP conformance tool, npm's and Python's clients against the sidecar (Node 22 or newer comes by npm)
+	NODE=$(CURDIR)/.node/node CLIENTS=$(CURDIR)/.venv-clients \
+	  $(BIN)/python -m pytest -m "npm or clients" -n 2 --timeout 120 tests/npm tests/clients $(ARGS)
 
 container-test: $(VENV)/.dev ## the container image built and run (Linux, root, Python 3.13; Debian's buildah podman runc mmdebstrap)
 	$(BIN)/python -m pytest -m container -n 0 --timeout 600 tests/container $(ARGS)
@@ -102,6 +105,11 @@ tests/npm/node_modules/.installed: tests/npm/package.json
 	$(NPM_INSTALL) --prefix tests/npm
 	@touch $@
 
+.venv-clients/%/.installed: tests/clients/%/requirements.txt | $(VENV)/.dev
+	@test -x .venv-clients/$*/bin/python || $(PYTHON) -m venv --without-pip .venv-clients/$*
+	$(PIP) --python .venv-clients/$*/bin/python install --quiet --no-compile -r $<
+	@touch $@
+
 .kubectl/.installed: tools/get_kubectl.py tools/kubectl.txt | $(VENV)/bin/python
 	@$(BIN)/python tools/get_kubectl.py .kubectl/kubectl
 	@touch $@
@@ -112,5 +120,5 @@ tests/npm/node_modules/.installed: tests/npm/package.json
 	@touch $@
 
 clean: ## remove environments, caches and what the bench wrote
-	rm -rf .venv .venv-debian .venv-newest .venv-e2e .venv-peer .node .kubectl tests/npm/node_modules .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-debian .venv-newest .venv-e2e .venv-peer .venv-clients .node .kubectl tests/npm/node_modules .mypy_cache .pytest_cache .ruff_cache \
 	  .import_linter_cache .hypothesis build dist bench-result.json

@@ -101,3 +101,21 @@ def test_anchors_lead_to_a_heading(page: Path) -> None:
 def test_the_reference_names_the_file_form_of_each_secret() -> None:
     text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     assert [variable.name for variable in VARIABLES if variable.secret and f"`{variable.name}_FILE`" not in text] == []
+
+
+def test_the_client_libraries_are_pinned_and_say_why_they_are_here() -> None:
+    text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    files = sorted((ROOT / "tests" / "clients").glob("*/requirements.txt"))
+    lines = [line for file in files for line in file.read_text().splitlines() if not line.startswith("#")]
+    assert len(files) >= 4
+    for line in lines:
+        name, version = re.fullmatch(r"([a-z-]+)(?:\[[a-z]+\])?(==\d+\.\d+\.\d+|<\d+)", line).groups()  # type: ignore[union-attr]
+        assert version and name in text, line
+
+
+def test_make_conformance_runs_every_client_library() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    (named,) = re.findall(r"^CLIENTS := (.+)$", makefile, re.MULTILINE)
+    assert sorted(named.split()) == [
+        file.parent.name for file in sorted((ROOT / "tests" / "clients").glob("*/drive.py"))
+    ]

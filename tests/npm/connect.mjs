@@ -1,9 +1,9 @@
-// How each client SDK makes a client and its transport. The first client SDK knows only the handshake; the second one
-// is held to exactly one era, so that a fallback to the other cannot pass for it.
+// How each client SDK makes a client and its transport. The releases of the first one know only the handshake; the
+// second one is held to exactly one era, so that a fallback to the other cannot pass for it.
 
-async function firstSdk(about, url) {
-  const { Client } = await import('@modelcontextprotocol/sdk/client/index.js');
-  const { StreamableHTTPClientTransport } = await import('@modelcontextprotocol/sdk/client/streamableHttp.js');
+async function firstSdk(about, url, name = '@modelcontextprotocol/sdk') {
+  const { Client } = await import(`${name}/client/index.js`);
+  const { StreamableHTTPClientTransport } = await import(`${name}/client/streamableHttp.js`);
   return [new Client(about), new StreamableHTTPClientTransport(new URL(url))];
 }
 
@@ -13,6 +13,9 @@ async function secondSdk(about, url, mode) {
 }
 
 const MAKERS = {
+  'sdk-1.10 legacy': (about, url) => firstSdk(about, url, 'sdk-1.10'),
+  'sdk-1.17 legacy': (about, url) => firstSdk(about, url, 'sdk-1.17'),
+  'sdk-1.22 legacy': (about, url) => firstSdk(about, url, 'sdk-1.22'),
   'sdk legacy': firstSdk,
   'client legacy': (about, url) => secondSdk(about, url, 'legacy'),
   'client modern': (about, url) => secondSdk(about, url, { pin: '2026-07-28' }),

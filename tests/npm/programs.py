@@ -1,4 +1,4 @@
-"""Runs Node programs beside a sidecar that lives in this process, so without blocking its event loop."""
+"""Runs clients as programs beside a sidecar that lives in this process, so without blocking its event loop."""
 
 from __future__ import annotations
 
@@ -21,12 +21,22 @@ class Finished:
     complaint: str
 
 
-async def node(script: Path, *arguments: str, home: Path) -> Finished:
-    """Run a script to its end. `home` is all of this user's home that it gets to see."""
+def node_program() -> str:
+    """The Node that make found or installed."""
     program = os.environ.get("NODE")
     assert program, "NODE is not set: run `make conformance`"
+    return program
+
+
+async def node(script: Path, *arguments: str, home: Path) -> Finished:
+    """Run a script to its end. `home` is all of this user's home that it gets to see."""
+    return await finished(node_program(), str(script), *arguments, home=home)
+
+
+async def finished(program: str, *arguments: str, home: Path) -> Finished:
+    """Run a program to its end, in `home`."""
     process = await asyncio.create_subprocess_exec(
-        program, str(script), *arguments, cwd=home, env={**os.environ, "HOME": str(home), "NO_COLOR": "1"},
+        program, *arguments, cwd=home, env={**os.environ, "HOME": str(home), "NO_COLOR": "1"},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:

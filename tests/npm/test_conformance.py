@@ -42,8 +42,31 @@ async def test_every_generic_scenario_is_green(
     (written,) = (tmp_path / "results").rglob("checks.json")
     checks = json.loads(written.read_text(encoding="utf-8"))
     assert any(check["status"] == "SUCCESS" for check in checks) or exceptions(scenario, revision), done.output
-    not_green = {check["id"]: verdict(check) for check in checks if check["status"] not in ("SUCCESS", "INFO")}
-    assert not_green == exceptions(scenario, revision), done.output
+    assert not_green(checks) == exceptions(scenario, revision), done.output
+
+
+@pytest.mark.parametrize("revision", ["2025-11-25", "2026-07-28"])
+async def test_what_a_revision_requires_of_any_server_is_green(
+    revision: str, start_sidecar: StartSidecar, tmp_path: Path
+) -> None:
+    """The set that was frozen at the revision's release, run as the tool runs it: whole."""
+    required = await offered_by(NEXT, "--requirements", revision, home=tmp_path)
+    ours = [name for name in required if name in GENERIC]
+    assert [name for name in required if name not in ours and why_out(name) is None] == []
+    sidecar = await start_sidecar()
+    await sidecar.made()
+    which = ("--url", f"{sidecar.url}/mcp", "--requirements", revision)
+    done = await node(entry(NEXT), "server", *which, "--output-dir", str(tmp_path / "results"), home=tmp_path)
+    assert len(ours) >= 8, required
+    for name in ours:
+        (written,) = (tmp_path / "results").glob(f"server-{name}-{'[0-9]' * 4}-*/checks.json")
+        checks = json.loads(written.read_text(encoding="utf-8"))
+        assert not_green(checks) == exceptions(name, revision), (name, done.output)
+
+
+def not_green(checks: list[dict[str, Any]]) -> dict[str, str]:
+    """The checks of a scenario that did not succeed, with their verdicts."""
+    return {check["id"]: verdict(check) for check in checks if check["status"] not in ("SUCCESS", "INFO")}
 
 
 @pytest.mark.parametrize("release", [STABLE, NEXT])
@@ -59,8 +82,16 @@ async def test_every_generic_scenario_runs_at_every_revision_it_is_about(tmp_pat
 
 async def offered(release: str, home: Path) -> dict[str, tuple[str, ...]]:
     """The server scenarios that a release has, with their revisions."""
-    done = await node(entry(release), "list", "--server", home=home)
+    return {
+        name: tuple(revisions.strip(" []").split(","))
+        for name, revisions in (await offered_by(release, "--server", home=home)).items()
+    }
+
+
+async def offered_by(release: str, *which: str, home: Path) -> dict[str, str]:
+    """The server scenarios that a release lists, each with what is said behind it."""
+    done = await node(entry(release), "list", *which, home=home)
     listing = done.output.partition("Server scenarios")[2].partition("Client scenarios")[0]
-    found = re.findall(r"^ +- (\S+) \[([^]]+)\]$", listing, re.MULTILINE)
+    found = dict(re.findall(r"^ +- (\S+)(.*)$", listing, re.MULTILINE))
     assert found, done
-    return {name: tuple(revisions.split(",")) for name, revisions in found}
+    return found

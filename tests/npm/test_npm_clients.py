@@ -1,4 +1,4 @@
-"""The clients that people build hosts with: both generations of the client SDK, and the inspector, in both eras."""
+"""The clients that hosts are built with: releases of both generations of the client SDK, and the inspector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from tests.npm.programs import HERE, MODULES, node
 
 pytestmark = pytest.mark.npm
 
-SDKS = ("sdk legacy", "client legacy", "client modern")
+OLD_SDKS = ("sdk-1.10 legacy", "sdk-1.17 legacy", "sdk-1.22 legacy")
+"""Releases that hosts still ship: before resource links, after them, and one that resolves no `$ref` in a schema."""
+SDKS = (*OLD_SDKS, "sdk legacy", "client legacy", "client modern")
 CLIENTS = (*SDKS, "inspector legacy", "inspector modern")
 INSPECTOR = MODULES / "@modelcontextprotocol" / "inspector" / "clients" / "launcher" / "build" / "index.js"
 
@@ -103,6 +105,15 @@ async def test_a_call_becomes_an_image_at_its_link(client: NpmClient, sidecar: S
     response, body = await sidecar.get(image["url"])
     assert (response.status, response.content_type) == (200, "image/png")
     assert hashlib.sha256(body).hexdigest() == image["sha256"]
+
+
+@every_client
+async def test_a_result_with_its_preview_is_read(client: NpmClient) -> None:
+    result = await client.ask("tools/call", {"name": "generate_image", "arguments": {"prompt": "a cat"}})
+    assert [(block["type"], block.get("mimeType")) for block in result["content"]] == [
+        ("text", None),
+        ("image", "image/webp"),
+    ]
 
 
 @every_client
