@@ -12,7 +12,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from sidecar import __version__
 from sidecar.config import GROUPS, SettingRow, Settings, misspelt, own_address, read_settings, setting_rows
@@ -59,7 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--once", action="store_true", help="stop after the image")
     demo.add_argument("--clients", action="store_true", help="also print what connects each MCP client")
-    _add(commands, "stdio", _stdio, "the MCP server on standard input and output, images on a free loopback port")
+    stdio = _add(
+        commands, "stdio", _stdio, "the MCP server on standard input and output, images on a free loopback port"
+    )
+    stdio.add_argument("--demo", action="store_true", help="with the demonstration's painter in place of a model")
     _add(commands, "sweep", _sweep, "one clean-up pass, its result as one JSON line")
     migrate = "copy images and ended generations of STORAGE_PATH to the bucket, resumable, verified by digest"
     _add(commands, "migrate", _migrate, migrate)
@@ -109,13 +112,17 @@ def _demo(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     return asyncio.run(demo(environment, signals, once=options.once, clients=options.clients))
 
 
-def _stdio(_options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+def _stdio(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     signals = StopSignals().install()
-    settings = _ready_to_log(environment)
-    from sidecar.stdio import serve_stdio
+    if options.demo:
+        from sidecar.demo.on_stdio import serve_demo_on_stdio
 
-    settings = replace(settings, listen=replace(settings.listen, hosts=("127.0.0.1",), port=0))
-    asyncio.run(serve_stdio(settings, signals))
+        asyncio.run(serve_demo_on_stdio(environment, signals))
+        return 0
+    settings = _ready_to_log(environment)
+    from sidecar.stdio import on_loopback, serve_stdio
+
+    asyncio.run(serve_stdio(on_loopback(settings), signals))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 
 import structlog
 
@@ -16,6 +17,11 @@ from sidecar.stdio_lines import Host, claimed_wire
 _LAST_ANSWERS_SECONDS = 1.0  # for a host to take the answers that the end of the drain makes
 
 _log = structlog.stdlib.get_logger("sidecar.stdio")
+
+
+def on_loopback(settings: Settings) -> Settings:
+    """The settings of a child of a host: its images are served on a free port of loopback, whatever is configured."""
+    return replace(settings, listen=replace(settings.listen, hosts=("127.0.0.1",), port=0))
 
 
 async def serve_stdio(settings: Settings, signals: StopSignals) -> None:

@@ -6,6 +6,8 @@ import base64
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -15,7 +17,14 @@ import yaml
 
 from sidecar import __version__
 from sidecar.cli import build_parser
-from sidecar.clients import ClientConfiguration, client_configurations, for_terminal
+from sidecar.clients import (
+    ClientConfiguration,
+    Program,
+    client_configurations,
+    for_terminal,
+    more_configurations,
+    this_program,
+)
 from sidecar.config import VARIABLES
 
 ROOT = Path(__file__).parent.parent
@@ -25,9 +34,31 @@ ODD = "http://[fd00::1]:8000/a b/'x'\"y\"/ü🐈?q={1}&r=$HOME#`%2f`:\\ -"
 every_url = pytest.mark.parametrize("url", [LOCAL, PUBLIC, ODD], ids=["local", "public", "odd"])
 
 
+def every(url: str) -> tuple[ClientConfiguration, ...]:
+    return (*client_configurations(url), *more_configurations(url))
+
+
 def of(name: str, url: str) -> ClientConfiguration:
-    (found,) = (configuration for configuration in client_configurations(url) if configuration.name == name)
+    (found,) = (configuration for configuration in every(url) if configuration.name == name)
     return found
+
+
+def printed_by(command: str, path: Path) -> dict[str, Any]:
+    """What a shell prints that has `path` alone in its PATH."""
+    done = subprocess.run(["/bin/sh", "-c", command], env={"PATH": str(path)}, capture_output=True, check=True)
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder with programs by the names that configurations start."""
+    folder = tmp_path / "some 'odd' folder"
+    folder.mkdir()
+    for name in ("mcp-image-sidecar", "npx"):
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+    return folder
 
 
 def link_of(name: str, url: str) -> str:
@@ -36,9 +67,22 @@ def link_of(name: str, url: str) -> str:
     return link
 
 
-def test_the_six_clients_are_named() -> None:
+def test_the_clients_are_named() -> None:
     names = [configuration.name for configuration in client_configurations(LOCAL)]
     assert names == ["Claude Code", "Claude Desktop", "VS Code", "Cursor", "LibreChat", "Open WebUI"]
+    assert [configuration.name for configuration in more_configurations(LOCAL)] == [
+        "Codex CLI",
+        "Gemini CLI",
+        "Kiro",
+        "n8n",
+        "LangChain (Python)",
+        "LangChain (JS)",
+        "OpenAI Agents SDK",
+        "Google ADK",
+        "LlamaIndex",
+        "mcp-remote",
+        "supergateway",
+    ]
 
 
 @every_url
@@ -46,11 +90,76 @@ def test_claude_code_gets_a_command_that_a_shell_passes_on_unchanged(url: str) -
     assert shlex.split(of("Claude Code", url).text) == ["claude", "mcp", "add", "--transport", "http", "images", url]
 
 
+def test_claude_desktop_gets_the_absolute_path_at_which_the_shell_finds_the_command(programs: Path) -> None:
+    """It starts commands with a PATH of its own."""
+    servers = printed_by(of("Claude Desktop", LOCAL).text, programs)
+    server = {"command": str(programs / "mcp-image-sidecar"), "args": ["stdio", "--demo"]}
+    assert servers == {"mcpServers": {"images": server}}
+    assert build_parser().parse_args(server["args"]).demo
+
+
+def test_claude_desktop_gets_the_program_that_is_running_where_it_is_known() -> None:
+    program = Program("/opt/venv/bin/mcp-image-sidecar", ("stdio", "--demo"))
+    (desktop,) = (c for c in client_configurations(LOCAL, program) if c.name == "Claude Desktop")
+    server = {"command": "/opt/venv/bin/mcp-image-sidecar", "args": ["stdio", "--demo"]}
+    assert json.loads(desktop.text) == {"mcpServers": {"images": server}}
+
+
+def test_the_program_that_is_running_is_its_console_script(programs: Path) -> None:
+    assert this_program("stdio", scripts=str(programs)) == Program(str(programs / "mcp-image-sidecar"), ("stdio",))
+
+
+def test_a_checkout_that_is_not_installed_is_run_from_where_it_lies(tmp_path: Path) -> None:
+    program = this_program("stdio", "--demo", scripts=str(tmp_path))
+    assert program == Program(sys.executable, ("-m", "sidecar", "stdio", "--demo"), {"PYTHONPATH": str(ROOT)})
+
+
 @every_url
-def test_claude_desktop_gets_a_command_because_its_file_takes_no_url(url: str) -> None:
-    servers = json.loads(of("Claude Desktop", url).text)
-    assert servers == {"mcpServers": {"images": {"command": "mcp-image-sidecar", "args": ["stdio"]}}}
-    assert build_parser().parse_args(servers["mcpServers"]["images"]["args"]).command
+def test_bridges_get_the_path_of_npx_and_the_shells_path(url: str, programs: Path) -> None:
+    for name, fixed in (("mcp-remote", ["-y", "mcp-remote"]), ("supergateway", ["-y", "supergateway"])):
+        server = printed_by(of(name, url).text, programs)["mcpServers"]["images"]
+        assert (server["command"], server["env"]) == (str(programs / "npx"), {"PATH": str(programs)})
+        assert (server["args"][:2], url in server["args"]) == (fixed, True)
+
+
+@pytest.mark.parametrize(("url", "needed"), [(LOCAL, False), (PUBLIC, False), ("http://sidecar:8000/mcp", True)])
+def test_mcp_remote_is_allowed_http_where_the_host_is_not_this_machine(url: str, needed: bool, programs: Path) -> None:
+    server = printed_by(of("mcp-remote", url).text, programs)["mcpServers"]["images"]
+    assert ("--allow-http" in server["args"]) is needed
+
+
+SWITCHES = {
+    "Codex CLI": "image=off",
+    "Kiro": "image=off",
+    "n8n": "image=off",
+    "LangChain (Python)": "image=off",
+    "LangChain (JS)": "image=off",
+    "OpenAI Agents SDK": "budget=4s",
+    "Google ADK": "image=off",
+    "LlamaIndex": "image=off",
+}
+
+
+def test_a_switch_goes_behind_what_the_url_has_and_its_reason_is_given() -> None:
+    for name, switch in SWITCHES.items():
+        assert f"/mcp?{switch}" in of(name, LOCAL).text
+        assert f"/mcp?result=link&{switch}" in of(name, f"{LOCAL}?result=link").text
+        assert f"`?{switch}`" in of(name, LOCAL).how
+
+
+@every_url
+def test_commands_of_further_hosts_reach_them_unchanged(url: str) -> None:
+    assert shlex.split(of("Gemini CLI", url).text)[-2:] == ["images", url]
+    assert shlex.split(of("Codex CLI", url).text)[:5] == ["codex", "mcp", "add", "images", "--url"]
+
+
+@every_url
+def test_python_is_python_and_json_is_json(url: str) -> None:
+    for configuration in every(url):
+        if configuration.language == "python":  # `await` and `async with` stand at the top, as in a notebook
+            compile(f"async def main():\n    {configuration.text.replace(chr(10), chr(10) + '    ')}", "", "exec")
+        elif configuration.language == "json":
+            json.loads(configuration.text)
 
 
 @every_url
@@ -76,7 +185,7 @@ def test_cursor_gets_a_file_and_a_link_that_say_the_same(url: str) -> None:
 
 @every_url
 def test_links_are_made_of_characters_that_need_no_quotes(url: str) -> None:
-    for configuration in client_configurations(url):
+    for configuration in every(url):
         assert re.fullmatch(r"[A-Za-z0-9:/?&=%._~-]*", configuration.link or "")
 
 
@@ -115,20 +224,22 @@ def test_open_webui_gets_a_connection_of_the_kind_mcp_without_authentication(url
 
 @every_url
 def test_the_terminal_shows_each_line_of_each_text_unbroken(url: str) -> None:
-    configurations = client_configurations(url)
-    shown = [line.strip() for line in for_terminal(configurations).splitlines()]
+    configurations = every(url)
+    shown = [line.removeprefix("    ") for line in for_terminal(configurations).splitlines()]
     for configuration in configurations:
         assert f"{configuration.name}: {configuration.how}" in shown
         for line in (*configuration.text.splitlines(), *filter(None, [configuration.link])):
             assert line in shown
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/clients.md"])
-def test_the_pages_show_every_client_its_exact_configuration(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
+def test_the_pages_show_every_client_its_exact_configuration() -> None:
+    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/clients.md"))
+    for configuration in every(LOCAL):
+        assert configuration.text in page
+        assert f"\n## {configuration.name}\n" in page
     for configuration in client_configurations(LOCAL):
         for line in configuration.text.splitlines():
-            assert line in text
+            assert line in readme
 
 
 MANIFEST: dict[str, Any] = json.loads((ROOT / "server.json").read_text(encoding="utf-8"))

@@ -26,7 +26,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from PIL import Image
 
 from sidecar import __version__
-from sidecar.clients import client_configurations, for_terminal
+from sidecar.clients import client_configurations, for_terminal, this_program
 from sidecar.demo.painter import paint
 from tests.conftest import ERAS, TOOL_NAMES
 from tests.fake_kserve import FakeKServe, say, succeed_when
@@ -316,7 +316,7 @@ def test_the_demonstration_makes_an_image_and_says_what_it_is(tmp_path: Path) ->
     assert re.search(rf" Port {port} is taken, so it took \d+ \(LISTEN_PORT\)\.$", said, re.MULTILINE)
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", said.splitlines()[-1])
     (mcp_url,) = re.findall(r"^MCP +(\S+)$", said, re.MULTILINE)
-    assert for_terminal(client_configurations(mcp_url)) in said
+    assert for_terminal(client_configurations(mcp_url, this_program("stdio", "--demo"))) in said
     (png,) = tmp_path.rglob("*.png")
     with Image.open(png) as image:
         assert (image.size, f"/images/{png.name}" in said) == ((512, 512), True)

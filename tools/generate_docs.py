@@ -13,7 +13,7 @@ from typing import Any
 
 from sidecar.app import create_app
 from sidecar.cli import build_parser
-from sidecar.clients import ClientConfiguration, client_configurations
+from sidecar.clients import ClientConfiguration, client_configurations, more_configurations
 from sidecar.config import VARIABLES, read_settings
 from sidecar.core.generation_queue import ModelQueue
 from sidecar.edge.tools import TOOLS
@@ -92,7 +92,7 @@ def metrics() -> str:
 
 
 def connect() -> str:
-    """The same as `clients` as one table, for the README."""
+    """The chat hosts of `clients` as one table, for the README."""
     return _rows(("client", "what to do"), (_line(configuration) for configuration in client_configurations(MCP_URL)))
 
 
@@ -103,7 +103,8 @@ def _line(configuration: ClientConfiguration) -> tuple[str, str]:
 
 
 def clients() -> str:
-    return "\n".join(_section(configuration) for configuration in client_configurations(MCP_URL))
+    configurations = (*client_configurations(MCP_URL), *more_configurations(MCP_URL))
+    return "\n".join(_section(configuration) for configuration in configurations)
 
 
 def _section(configuration: ClientConfiguration) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
 from mcp.client import Client
 
-from sidecar.clients import client_configurations, for_terminal
+from sidecar.clients import client_configurations, for_terminal, this_program
 from sidecar.config import Settings, read_settings
 from sidecar.demo.painter import DISCLAIMER
+from sidecar.demo.painter_process import demo_environment, painter
 from sidecar.observe.logs import configure_logging
 from sidecar.process import StopSignals
 from sidecar.serving import drain, running, stopped
@@ -29,12 +28,11 @@ async def demo(environment: Mapping[str, str], signals: StopSignals, *, once: bo
 
     `clients`: also print what connects each MCP client.
     """
-    defaults = {"LOG_FORMAT": "console", "LOG_LEVEL": "warning", "RUNTIME_PROFILE": "diffusers-seed"}
-    environment = {**defaults, **environment, "KSERVE_ENDPOINT": "", "MODELS_FILE": ""}
-    configure_logging(read_settings(environment).log)  # a wrong setting is told before the painter is started
+    before = read_settings(demo_environment(environment))  # a wrong setting is told before the painter is started
+    configure_logging(before.log)
     signals.started()  # from the start: a Ctrl-C at any moment is an orderly end
-    async with _painter() as endpoint:
-        settings = read_settings({**environment, "KSERVE_ENDPOINT": endpoint})
+    async with painter() as endpoint:
+        settings = read_settings(demo_environment(environment, endpoint))
         wanted = settings.listen.port
         settings = replace(settings, listen=replace(settings.listen, port=_free_port(settings)))
         async with running(settings) as sidecar:
@@ -81,7 +79,8 @@ async def _make_one(url: str) -> str:
 
 def _how_to_connect(url: str, image: str, *, clients: bool) -> str:
     mcp = f"{url}/mcp"
-    settings = for_terminal(client_configurations(mcp)) if clients else "What connects your client: add --clients."
+    hosts = client_configurations(mcp, this_program("stdio", "--demo"))
+    settings = for_terminal(hosts) if clients else "What connects your client: add --clients."
     return f"""
 Image     {image}
 MCP       {mcp}
@@ -95,29 +94,6 @@ def _instead(settings: Settings, wanted: int) -> str:
     """Which port it took where the one that was wanted is taken."""
     taken = settings.listen.port
     return "" if taken == wanted else f" Port {wanted} is taken, so it took {taken} (LISTEN_PORT)."
-
-
-@asynccontextmanager
-async def _painter() -> AsyncIterator[str]:
-    """The painter as a child process; its model's URL. It ends with us: its standard input is our life line."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sidecar.demo.runtime", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for us, so that what is being painted can finish
-    )  # fmt: skip
-    if process.stdin is None or process.stdout is None:
-        raise RuntimeError("the painter has no pipes")
-    try:
-        endpoint = (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
-        if not endpoint:
-            raise RuntimeError("the painter did not start")
-        yield endpoint
-    finally:
-        process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), 5)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
 
 
 def _free_port(settings: Settings) -> int:
