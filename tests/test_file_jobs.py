@@ -37,6 +37,18 @@ async def test_an_ended_job_leaves_one_file(jobs: FileJobs, tmp_path: Path) -> N
     assert left.name == f"{record.job_id}.json"
 
 
+@pytest.mark.parametrize(("content", "is_free"), [(b"{", True), (b"", True), (b'{"schema_version": 99}', False)])
+async def test_a_key_is_free_again_where_its_job_is_damaged_but_not_where_it_is_a_newer_versions(
+    content: bytes, is_free: bool, jobs: FileJobs, tmp_path: Path
+) -> None:
+    old, new = job(key="a" * 64), job(key="a" * 64)
+    await jobs.acknowledge(old, result(old))
+    await jobs.win_key(old)
+    (place,) = tmp_path.glob(f"jobs/done/*/{old.job_id}.json")
+    place.write_bytes(content)
+    assert await jobs.win_key(new) == (new if is_free else old).job_id
+
+
 async def test_a_lease_left_behind_is_tidied_away_and_a_newer_versions_job_is_not(
     jobs: FileJobs, tmp_path: Path
 ) -> None:

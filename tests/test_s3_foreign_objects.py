@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sidecar.core.sweeper import Sweeper
 from sidecar.domain import ImageId, JobId, SweepReport, sortable_time
-from sidecar.errors import ImageDamaged, JobNotFound
+from sidecar.errors import ImageDamaged, ImageNotFound, JobNotFound
 from sidecar.events import CleanupSkipped, Event, FileDamaged, StorageOperation
 from sidecar.storages import keys, listed_keys
 from sidecar.storages.file import FileStorage
@@ -210,6 +210,17 @@ async def test_an_image_with_a_damaged_record_is_told_from_one_that_is_gone(
     assert odd.given_endlessly < 32 * 2**20
 
 
+async def test_a_record_of_a_newer_version_is_no_damage(odd: Odd, tmp_path: Path) -> None:
+    async with store_of(at(odd), tmp_path / "writer") as writer:
+        image_id = (await put(writer, NOW)).record.image_id
+    odd.kept[keys.record_key(image_id)] = b'{"schema_version": 99}'
+    seen: list[Event] = []
+    async with store_of(at(odd), tmp_path / "reader", seen.append) as reader:
+        with pytest.raises(ImageNotFound) as told:
+            await reader.get(image_id)
+    assert (type(told.value), damaged(seen)) == (ImageNotFound, [])
+
+
 async def test_an_image_with_a_damaged_record_goes_at_its_time(odd: Odd, tmp_path: Path) -> None:
     async with store_of(at(odd), tmp_path) as store:
         record = (await put(store, OLD, life=DAY)).record
@@ -265,6 +276,37 @@ async def test_an_idempotency_key_that_is_damaged_is_won_anew(odd: Odd, tmp_path
     async with store_of(at(odd), tmp_path) as store:
         await store.jobs.offer(record)
         assert await store.jobs.win_key(record) == record.job_id
+
+
+@pytest.mark.parametrize(
+    ("content", "is_free"), [(b"{", True), (b" " * 2 * 2**20, True), (b'{"schema_version": 99}', False)]
+)
+async def test_a_key_is_free_again_where_its_job_is_damaged_but_not_where_it_is_a_newer_versions(
+    content: bytes, is_free: bool, odd: Odd, tmp_path: Path
+) -> None:
+    seen: list[Event] = []
+    old, new = (job(NOW, key="a" * 64) for _ in range(2))
+    async with store_of(at(odd), tmp_path, seen.append) as store:
+        await store.jobs.acknowledge(old, result(old))
+        await store.jobs.win_key(old)
+        odd.kept[keys.done_job_key(old.job_id)] = content
+        assert await store.jobs.win_key(new) == (new if is_free else old).job_id
+    assert damaged(seen) == ([keys.done_job_key(old.job_id)] if is_free else [])
+
+
+async def test_damaged_jobs_and_leases_are_in_the_log(odd: Odd, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    spoilt, ended, leased = (job(NOW + timedelta(seconds=number)) for number in range(3))
+    async with store_of(at(odd), tmp_path, seen.append) as store:
+        for record in (spoilt, leased):
+            await store.jobs.offer(record)
+        await store.jobs.acknowledge(ended, result(ended))
+        places = [keys.open_job_key(spoilt.job_id), keys.lease_key(leased.job_id, 2), keys.done_job_key(ended.job_id)]
+        odd.kept |= dict.fromkeys(places, b"{")
+        assert [found.record for found in await store.jobs.unfinished()] == [leased]
+        with pytest.raises(JobNotFound):
+            await store.jobs.read(ended.job_id)
+    assert list(dict.fromkeys(damaged(seen))) == places  # each look tells of them, the log does so once
 
 
 async def test_a_job_that_a_listing_leaves_out_is_found_and_keeps_its_leases(odd: Odd, tmp_path: Path) -> None:

@@ -12,9 +12,7 @@ from sidecar.domain import JobId
 from sidecar.errors import StorageFailure
 from sidecar.storages import keys
 from sidecar.storages.job_records import encode_job, encode_key
-from sidecar.storages.listed_keys import JobPart
 from sidecar.storages.s3_jobs import S3Jobs
-from sidecar.storages.s3_listing import Entry
 from tests.job_store_contract import NOW, job, lease, result
 from tests.odd_store import Odd, at, odd, store_of
 
@@ -40,11 +38,14 @@ async def test_a_proxy_s_404_is_no_missing_job(odd: Odd, jobs: S3Jobs) -> None:
 
 
 async def test_what_was_missing_once_is_read_again(odd: Odd, jobs: S3Jobs) -> None:
-    part = JobPart(job().job_id, "job")
-    entry = Entry(keys.open_job_key(part.job_id), part, 1, "one", NOW)
-    assert await jobs._bytes_of(entry, "list") == b""
-    odd.kept[entry.key] = b"there after all"
-    assert await jobs._bytes_of(entry, "list") == b"there after all"
+    record = job()
+    await jobs.offer(record)
+    key = keys.open_job_key(record.job_id)
+    content = odd.kept[key]
+    odd.on_get[key] = lambda: odd.kept.pop(key)  # listed, and gone when it is read
+    assert await jobs.unfinished() == []
+    odd.kept[key] = content
+    assert [found.record for found in await jobs.unfinished()] == [record]
 
 
 async def test_a_key_that_a_new_job_wins_while_the_old_one_is_swept_stays_its_own(odd: Odd, jobs: S3Jobs) -> None:

@@ -31,7 +31,7 @@ from sidecar.errors import JobNotFound
 from sidecar.ports import Observer
 from sidecar.storages import keys
 from sidecar.storages.directory import Directory
-from sidecar.storages.disk import LEFTOVER_SECONDS, DamagedFile
+from sidecar.storages.disk import LEFTOVER_SECONDS
 from sidecar.storages.file_job_room import FileJobRoom
 from sidecar.storages.job_records import (
     MAX_JOB_BYTES,
@@ -42,6 +42,7 @@ from sidecar.storages.job_records import (
     encode_job,
     encode_key,
     encode_lease,
+    expiry_of_job,
 )
 from sidecar.storages.job_tally import JobTally
 from sidecar.storages.once import OnceFiles
@@ -149,14 +150,9 @@ class FileJobs:
 
     def _lives(self, job_id: JobId, now: datetime) -> bool:
         for key in (keys.open_job_key(job_id), keys.done_job_key(job_id)):
-            try:
-                data = self._once.read(key, MAX_JOB_BYTES)
-                if data:
-                    return decode_job(data)[0].expires > now
-            except (DamagedFile, NotADirectoryError) as error:
-                self._directory.damaged(key, error)
-            except ValueError:
-                return True  # a newer version's: its key is not ours to take
+            expires = self._decoded(key, MAX_JOB_BYTES, expiry_of_job)
+            if expires is not None:
+                return expires > now
         return False
 
     async def claim(self, lease: Lease) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from sidecar.domain import JOB_SCHEMA_VERSION, ImageId, JobId, JobRecord, JobResult, Lease, MissingImage
@@ -20,6 +21,7 @@ MAX_JOB_BYTES = 256 * 1024
 MAX_LEASE_BYTES = 4096
 """The same for leases and idempotency keys."""
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _MAX_ATTEMPTS = 10**6
 _MAX_COUNT = 2**63
 _STATUSES = ("completed", "failed", "cancelled")
@@ -53,7 +55,7 @@ def encode_job(record: JobRecord, result: JobResult | None = None) -> bytes:
 
 
 def decode_job(data: bytes) -> tuple[JobRecord, JobResult | None]:
-    """Raises ValueError for anything but a whole job of this schema version or an older one."""
+    """Raises OtherVersion, and ValueError for anything but a whole job of this schema version or an older one."""
     try:
         document = json.loads(data)
         if not 1 <= document["schema_version"] <= JOB_SCHEMA_VERSION:
@@ -62,6 +64,17 @@ def decode_job(data: bytes) -> tuple[JobRecord, JobResult | None]:
         return record, _result(record.job_id, document["result"]) if "result" in document else None
     except (KeyError, TypeError, AttributeError, RecursionError, ImageNotFound, JobNotFound) as error:
         raise ValueError("not a job") from error
+
+
+def expiry_of_job(data: bytes) -> datetime:
+    """When a job expires: never, if a newer version wrote it, so that its idempotency key is not taken from it.
+
+    Raises ValueError.
+    """
+    try:
+        return decode_job(data)[0].expires
+    except OtherVersion:
+        return _NEVER
 
 
 def _record(document: dict[str, Any]) -> JobRecord:

@@ -25,6 +25,7 @@ from sidecar.errors import StorageFailure, bounded
 from sidecar.events import CleanupSkipped, CleanupSkipReason, FileDamaged
 from sidecar.ports import Clock, Observer
 from sidecar.storages.directory import failure_of as disk_failure_of
+from sidecar.storages.records import OtherVersion
 from sidecar.storages.s3_body import pieces_of
 from sidecar.storages.s3_circuit import Circuit
 from sidecar.storages.s3_errors import ABSENT, OUT_OF_RANGE, TROUBLES, Damaged, NotS3, Unreached, code_of, failure_of
@@ -159,12 +160,17 @@ class Bucket:
         return None if answer is None else b"".join(await pieces_of(answer, MAX_OBJECT_BYTES, key))
 
     async def read(self, operation: str, key: str, decode: Callable[[bytes], _T]) -> _T | None:
-        """A small object decoded, None where there is none. Raises Damaged where `decode` raises ValueError."""
+        """A small object decoded; None where there is none, or `decode` raises OtherVersion.
+
+        Raises Damaged where `decode` raises another ValueError.
+        """
 
         async def call() -> _T | None:
             data = await self._get(key)
             try:
                 return None if data is None else decode(data)
+            except OtherVersion:
+                return None
             except ValueError as error:
                 raise Damaged(key, bounded(str(error))) from error
 

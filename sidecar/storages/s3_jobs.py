@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import math
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from sidecar.domain import JobCount, JobId, JobRecord, JobResult, Lease, StoredJob
 from sidecar.errors import JobNotFound, StorageFailure
@@ -27,6 +27,7 @@ from sidecar.storages.job_records import (
     encode_job,
     encode_key,
     encode_lease,
+    expiry_of_job,
 )
 from sidecar.storages.job_tally import JobTally, is_disposable
 from sidecar.storages.listed_keys import JobPart
@@ -34,6 +35,8 @@ from sidecar.storages.s3_bucket import Bucket
 from sidecar.storages.s3_errors import Damaged
 from sidecar.storages.s3_listing import Entry
 from sidecar.storages.s3_lookups import Lookups
+
+_T = TypeVar("_T")
 
 _LATER_ATTEMPTS = 2  # leases that others may have taken since this one; what is beyond is swept
 _DELETIONS_PER_PASS = 10_000
@@ -49,7 +52,8 @@ class S3Jobs:
         self._tally = JobTally(observer)
         self._clock = clock
         self._counted_at = -math.inf
-        self._read_before: dict[str, tuple[str, bytes]] = {}
+        self._read_before: dict[str, tuple[str, Any]] = {}
+        """ETag and decoded content of the open objects, by key."""
         self._regretted: set[tuple[str, str]] = set()
         """Keys and marks of what must not have been made and may be there, or arrive yet."""
 
@@ -109,17 +113,13 @@ class S3Jobs:
             self._regretted.discard((key, mark))
 
     async def key_holder(self, key_digest: str) -> JobId | None:
-        data = await self._bytes("key_holder", keys.idempotency_key(key_digest))
-        return None if data is None else _holder_in(data)
+        return await self._decoded("key_holder", keys.idempotency_key(key_digest), decode_key)
 
     async def _lives(self, job_id: JobId, now: datetime) -> bool:
         for key in (keys.open_job_key(job_id), keys.done_job_key(job_id)):
-            data = await self._bytes("read", key)
-            try:
-                if data is not None:
-                    return decode_job(data)[0].expires > now
-            except ValueError:
-                return True  # a newer version's: its key is not ours to take
+            expires = await self._decoded("read", key, expiry_of_job)
+            if expires is not None:
+                return expires > now
         return False
 
     async def claim(self, lease: Lease) -> bool:
@@ -170,6 +170,12 @@ class S3Jobs:
         except Damaged:
             return b""
 
+    async def _decoded(self, operation: str, key: str, decode: Callable[[bytes], _T]) -> _T | None:
+        """None where there is no object, or none that this version can read."""
+        with contextlib.suppress(Damaged):
+            return await self._bucket.read(operation, key, decode)
+        return None
+
     async def acknowledge(self, record: JobRecord, result: JobResult) -> bool:
         """Nobody can have claimed what was begun, so only what was not needs a look for a newer attempt."""
         newer = keys.lease_key(record.job_id, result.attempt + 1)
@@ -204,13 +210,12 @@ class S3Jobs:
         raise JobNotFound
 
     async def _read_done(self, job_id: JobId) -> StoredJob | None:
-        data = await self._bytes("read", keys.done_job_key(job_id))
-        with contextlib.suppress(ValueError):
-            if data is not None:
-                record, result = _job_in(data, job_id)
-                lease = Lease(job_id=job_id, attempt=result.attempt if result else 1, holder=record.holder)
-                return StoredJob(record=record, lease=lease, begun=True, result=result)
-        return None
+        found = await self._decoded("read", keys.done_job_key(job_id), _decoder_of(job_id))
+        if found is None:
+            return None
+        record, result = found
+        lease = Lease(job_id=job_id, attempt=result.attempt if result else 1, holder=record.holder)
+        return StoredJob(record=record, lease=lease, begun=True, result=result)
 
     async def _read_open(self, job_id: JobId) -> StoredJob | None:
         """One listing shows everything there is of an open job, unless it leaves something out."""
@@ -218,8 +223,8 @@ class S3Jobs:
         parts = {entry.names.part: entry async for entry in entries}
         if "job" in parts:
             return await self._job_of(job_id, parts, "read")
-        data = await self._bytes("read", keys.open_job_key(job_id))
-        return None if data is None else await self._job_in(job_id, data, parts, "read")
+        found = await self._decoded("read", keys.open_job_key(job_id), _decoder_of(job_id))
+        return None if found is None else await self._with_lease(found[0], parts, "read")
 
     async def unfinished(self) -> list[StoredJob]:
         """What has not changed since the last look is not read again."""
@@ -240,30 +245,33 @@ class S3Jobs:
         return by_job
 
     async def _job_of(self, job_id: JobId, parts: _Parts, operation: str) -> StoredJob | None:
-        return await self._job_in(job_id, await self._bytes_of(parts["job"], operation), parts, operation)
-
-    async def _job_in(self, job_id: JobId, data: bytes, parts: _Parts, operation: str) -> StoredJob | None:
         """The open job with its latest lease; None for what is no job of this id."""
-        try:
-            record, _ = _job_in(data, job_id)
-        except ValueError:
-            return None
+        found = await self._listed(parts["job"], operation, _decoder_of(job_id))
+        return None if found is None else await self._with_lease(found[0], parts, operation)
+
+    async def _with_lease(self, record: JobRecord, parts: _Parts, operation: str) -> StoredJob:
+        job_id = record.job_id
         attempt = max((part for part in parts if isinstance(part, int)), default=1)
-        lease = Lease(job_id=job_id, attempt=attempt, holder=record.holder)
-        with contextlib.suppress(ValueError):
-            if (entry := parts.get(attempt)) is not None:
-                lease = decode_lease(job_id, attempt, await self._bytes_of(entry, operation))
+        lease: Lease | None = None
+        if (entry := parts.get(attempt)) is not None:
+            lease = await self._listed(entry, operation, lambda data: decode_lease(job_id, attempt, data))
+        if lease is None:
+            lease = Lease(job_id=job_id, attempt=attempt, holder=record.holder)
         return StoredJob(record=record, lease=lease, begun=record.begun or "begun" in parts)
 
-    async def _bytes_of(self, entry: Entry[JobPart], operation: str) -> bytes:
-        """An open object's content; nothing for one that has gone since it was listed."""
+    async def _listed(self, entry: Entry[JobPart], operation: str, decode: Callable[[bytes], _T]) -> _T | None:
+        """A listed object decoded, read again only once it has changed; None where it is gone or cannot be read."""
         known = self._read_before.get(entry.key)
         if known is not None and known[0] == entry.etag:
-            return known[1]
-        data = await self._bytes(operation, entry.key)
-        if data is not None:
-            self._read_before[entry.key] = (entry.etag, data)
-        return data or b""
+            found: _T | None = known[1]
+            return found
+        found = None
+        with contextlib.suppress(Damaged):
+            found = await self._bucket.read(operation, entry.key, decode)
+            if found is None:
+                return None
+        self._read_before[entry.key] = (entry.etag, found)
+        return found
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
 
@@ -320,11 +328,10 @@ class S3Jobs:
 
     async def _expired(self, entry: Entry[JobId], now: datetime) -> JobRecord | Literal[False] | None:
         """The job to delete; False for one that lives, None for what is no job of this id."""
-        try:
-            record, _ = _job_in(await self._bytes("delete", entry.key) or b"", entry.names)
-        except ValueError:
+        found = await self._decoded("delete", entry.key, _decoder_of(entry.names))
+        if found is None:
             return None
-        return False if record.expires > now else record
+        return False if found[0].expires > now else found[0]
 
     async def _give_up_key(self, record: JobRecord) -> None:
         """At once after the look, job by job: a new job may win the key of one whose time is up."""
@@ -351,17 +358,21 @@ _Parts = dict[Literal["job", "begun"] | int, Entry[JobPart]]
 """What a listing shows of one open job."""
 
 
-def _job_in(data: bytes, job_id: JobId) -> tuple[JobRecord, JobResult | None]:
-    """Raises ValueError for what is not this very job."""
-    record, result = decode_job(data)
-    if record.job_id != job_id:
-        raise ValueError("another job's record")
-    return record, result
+def _decoder_of(job_id: JobId) -> Callable[[bytes], tuple[JobRecord, JobResult | None]]:
+    """Decodes the record of this job; raises ValueError for anything else."""
+
+    def decode(data: bytes) -> tuple[JobRecord, JobResult | None]:
+        found = decode_job(data)
+        if found[0].job_id != job_id:
+            raise ValueError("another job's record")
+        return found
+
+    return decode
 
 
 def _may_go(data: bytes, job_id: JobId, ended_before: datetime) -> bool:
     with contextlib.suppress(ValueError):
-        record, result = _job_in(data, job_id)
+        record, result = _decoder_of(job_id)(data)
         return result is not None and result.finished <= ended_before and is_disposable(record, result)
     return False
 
