@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -37,11 +38,8 @@ def an_endless_device(place: Path) -> None:
 
 
 def a_socket(place: Path) -> None:
-    here = Path.cwd()
-    os.chdir(place.parent)  # the path of a socket is short
-    with socket.socket(socket.AF_UNIX) as bound:
+    with contextlib.chdir(place.parent), socket.socket(socket.AF_UNIX) as bound:  # the path of a socket is short
         bound.bind(place.name)
-    os.chdir(here)
 
 
 def a_symlink(place: Path) -> None:
@@ -388,59 +386,6 @@ async def test_a_lease_that_lies_is_the_first_holders(text: str, store: FileStor
     await store.jobs.offer(record)
     (root / keys.lease_key(record.job_id, 1)).write_text(text)
     assert (await store.jobs.read(record.job_id)).lease == lease(record)
-
-
-# --- the inventory ----------------------------------------------------------------------------------------------------
-
-
-async def test_a_listing_that_omits_a_record_costs_no_image(
-    store: FileStorage, root: Path, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A network file system may leave out what is there."""
-    records = [(await put(store, clock.now(), life=None)).record for _ in range(3)]
-    clock.advance(timedelta(hours=3))
-    names = os.listdir
-
-    def empty_listing(where: Any) -> list[str]:
-        path = Path(f"/proc/self/fd/{where}").readlink() if isinstance(where, int) else Path(where)
-        return [] if "records" in path.parts else names(where)
-
-    monkeypatch.setattr(os, "listdir", empty_listing)
-    assert (await store.take_inventory(clock.now())).orphans_deleted == 0
-    monkeypatch.setattr(os, "listdir", names)
-    scan = os.scandir
-
-    class NoEntries:
-        def __enter__(self) -> list[Any]:
-            return []
-
-        def __exit__(self, *_: object) -> None: ...
-
-    monkeypatch.setattr(os, "scandir", lambda where: NoEntries())
-    assert (await store.take_inventory(clock.now())).orphans_deleted == 0
-    monkeypatch.setattr(os, "scandir", scan)
-    assert sorted(map(str, await listed(store))) == sorted(str(record.image_id) for record in records)
-    inventory = await store.take_inventory(clock.now())
-    assert (inventory.images, inventory.orphans_deleted, inventory.errors) == (3, 0, 0)
-
-
-@pytest.mark.parametrize("tree", ["images", "records"])
-async def test_a_record_or_image_that_cannot_be_looked_up_costs_nothing(
-    tree: str, store: FileStorage, root: Path, clock: HeldClock
-) -> None:
-    """A planted file in the place of a shard makes each look-up fail, which is not the answer that nothing is there."""
-    image_id = (await put(store, clock.now(), life=None)).record.image_id
-    clock.advance(timedelta(hours=3))
-    key = keys.image_key(image_id, "image/png") if tree == "images" else keys.record_key(image_id)
-    shard = (root / key).parent
-    shard.rename(shard.with_name("elsewhere"))
-    a_fifo(shard)
-    inventory = await store.take_inventory(clock.now())
-    assert (inventory.orphans_deleted, inventory.errors) == (0, 1)
-    shard.unlink()
-    shard.with_name("elsewhere").rename(shard)
-    clock.advance(timedelta(seconds=5))
-    assert await bytes_of(store, await store.get(image_id)) == PNG
 
 
 # --- as callers see it ------------------------------------------------------------------------------------------------

@@ -28,12 +28,13 @@ from sidecar.domain import (
     owner_tag,
     sortable_time,
 )
-from sidecar.errors import ImageDamaged, ImageNotFound, InvalidRequest, StorageFailure, StorageFull
-from sidecar.events import ImageRecovered
+from sidecar.errors import ImageNotFound, InvalidRequest, StorageFailure, StorageFull
+from sidecar.events import CleanupSkipped, ImageRecovered
 from sidecar.ports import Clock, ExpiredImage, Link, Observer, OpenFile, RecordFilter, StagedFile
 from sidecar.storages import keys
 from sidecar.storages.directory import Directory
 from sidecar.storages.disk import LEFTOVER_SECONDS, DamagedFile
+from sidecar.storages.file_deletions import FileDeletions
 from sidecar.storages.file_inventory import ShardCount, ShardInventory
 from sidecar.storages.file_jobs import FileJobs
 from sidecar.storages.file_records import FileRecords
@@ -69,6 +70,7 @@ class FileStorage:
         self._clock = clock
         self._observer = observer
         self._records = FileRecords(self._directory)
+        self._deletions = FileDeletions(self._directory, self._records)
         self._inventory = ShardInventory(self._tree)
         self.staging = Staging(self._directory)
         self._open_files = OpenFiles(self._directory)
@@ -277,32 +279,21 @@ class FileStorage:
     # --- deleting -----------------------------------------------------------------------------------------------------
 
     async def delete(self, image_id: ImageId) -> Deletion:
-        return self._forget(image_id, await self._directory.run("delete", self._delete, image_id))
-
-    def _delete(self, image_id: ImageId) -> Deletion:
-        try:
-            expires = self._records.read(image_id).expires
-        except ImageDamaged:
-            expires = None  # its place in the index is unknown, and found by its time
-        except ImageNotFound:
-            return Deletion(first=False)
-        return self._remove(image_id, keys.expiry_key(expires, image_id) if expires else None)
+        return self._forget(image_id, await self._directory.run("delete", self._deletions.one, image_id))
 
     async def delete_expired(self, expired: Sequence[ExpiredImage]) -> list[Deletion | BaseException]:
         return await asyncio.gather(*(self._delete_one_expired(one) for one in expired), return_exceptions=True)
 
     async def _delete_one_expired(self, expired: ExpiredImage) -> Deletion:
-        deletion = await self._directory.run("delete", self._remove, expired.image_id, expired.key)
+        deletion = await self._directory.run("delete", self._deletions.expired, expired)
+        if deletion is None:
+            self._kept(1, "an expiry entry contradicts its image's record")
+            return Deletion(first=False)
         return self._forget(expired.image_id, deletion)
 
-    def _remove(self, image_id: ImageId, expiry_key: str | None) -> Deletion:
-        """The record first: from then on nobody sees the image. Whoever removes the record has deleted the image."""
-        first = self._tree.unlink(keys.record_key(image_id)) is not None
-        files = [*keys.every_image_key(image_id), keys.thumbnail_key(image_id)]
-        freed = sum(self._tree.unlink(key) or 0 for key in files)
-        if expiry_key is not None:
-            self._tree.unlink(expiry_key)
-        return Deletion(first=first, freed_bytes=freed)
+    def _kept(self, count: int, detail: str) -> None:
+        if count:
+            self._observer(CleanupSkipped(reason="record_still_there", count=count, detail=detail))
 
     def _forget(self, image_id: ImageId, deletion: Deletion) -> Deletion:
         self._recent.forget(image_id)
@@ -367,6 +358,7 @@ class FileStorage:
         used_before = self._used
         for shard in await self._directory.run("list", self._inventory.shards):
             total += await self._directory.run("inventory", self._inventory.count, shard, moment)
+        self._kept(total.kept, "a listing left out what is there")
         free_bytes = await self.free_bytes()
         self._used = total.size + max(0, self._used - used_before)  # what came meanwhile may not have been counted
         return Inventory(

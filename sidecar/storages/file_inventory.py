@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from sidecar.domain import ImageId, is_image_id, reverse_digits
 from sidecar.errors import ImageNotFound
@@ -16,11 +15,15 @@ from sidecar.storages.disk import LEFTOVER_SECONDS, Tree
 
 @dataclass(slots=True)
 class ShardCount:
-    """Images, their bytes with thumbnails, orphans deleted, and files that could not be tidied away."""
+    """Images, their bytes with thumbnails, orphans deleted, suspects kept, and files that could not be tidied away.
+
+    A suspect that is kept has both halves after all: a listing left one out.
+    """
 
     images: int = 0
     size: int = 0
     orphans: int = 0
+    kept: int = 0
     errors: int = 0
 
     def __add__(self, other: ShardCount) -> ShardCount:
@@ -28,6 +31,7 @@ class ShardCount:
             self.images + other.images,
             self.size + other.size,
             self.orphans + other.orphans,
+            self.kept + other.kept,
             self.errors + other.errors,
         )
 
@@ -55,23 +59,32 @@ class ShardInventory:
             text = name.split(".", 1)[0]
             if text not in recorded and (
                 not is_image_id(text)
-                or self._tidied(count, self._delete_orphan, ImageId(text), f"{directory}/{name}", before)
+                or self._tidied(count, f"{directory}/{name}", before, [keys.record_key(ImageId(text))])
             ):
                 continue
             count.size += size
             count.images += not name.endswith(keys.THUMBNAIL_SUFFIX)
             seen.add(text)
         for text in recorded - seen:
-            self._tidied(count, self._delete_pictureless, ImageId(text), before)
+            image_id = ImageId(text)
+            self._tidied(count, keys.record_key(image_id), before, keys.every_image_key(image_id))
         owners = self._tree.names("records")
         for emptied in (directory, *(f"records/{owner}/{reverse_digits(shard)}" for owner in owners)):
             self._tree.remove_if_old_and_empty(emptied, before)
         return count
 
-    def _tidied(self, count: ShardCount, delete: Callable[..., bool], *arguments: Any) -> bool:
-        """Whether one orphan was deleted; one that resists does not keep the others."""
+    def _tidied(self, count: ShardCount, key: str, before: float, other_halves: Iterable[str]) -> bool:
+        """Delete an old file whose other half is gone; whether it was deleted. An error does not stop the others.
+
+        A listing may omit what is there, so the other half is looked up by each key that it may have.
+        """
         try:
-            deleted = delete(*arguments)
+            if not self._tree.is_older(key, before):
+                return False
+            if any(self._tree.status(other) is not None for other in other_halves):
+                count.kept += 1
+                return False
+            deleted = self._tree.unlink(key) is not None
         except OSError:
             count.errors += 1
             return False
@@ -88,18 +101,3 @@ class ShardInventory:
             with contextlib.suppress(ImageNotFound, ValueError):
                 recorded.add(keys.image_id_of_record_name(name.removesuffix(".json")).text)
         return recorded
-
-    def _delete_orphan(self, image_id: ImageId, key: str, before: float) -> bool:
-        """A listing may omit what is there: the record is looked up by its key. Raises OSError where it cannot be."""
-        if self._tree.status(keys.record_key(image_id)) is not None:
-            return False
-        return self._delete_older(key, before)
-
-    def _delete_pictureless(self, image_id: ImageId, before: float) -> bool:
-        """A record whose image is gone; it is looked up by each key that it may have, as above."""
-        if any(self._tree.status(key) is not None for key in keys.every_image_key(image_id)):
-            return False
-        return self._delete_older(keys.record_key(image_id), before)
-
-    def _delete_older(self, key: str, before: float) -> bool:
-        return self._tree.is_older(key, before) and self._tree.unlink(key) is not None
