@@ -248,7 +248,7 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Who works on a job. The holder counts `beat` up while it lives; `released` gives the job to whoever wants it."""
+    """A process's hold on a job. The holder counts `beat` up while it lives; `released` lets any pod take over."""
 
     job_id: JobId
     attempt: int
@@ -269,7 +269,7 @@ class MissingImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """How a job ended. `attempt` is whose result it is; `reason` and `message` say why it is not completed."""
+    """How a job ended. `attempt` is the attempt that ended it; `reason` and `message` say why it is not completed."""
 
     job_id: JobId
     attempt: int
@@ -282,7 +282,7 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredJob:
-    """What the store knows of a job. `begun`: the runtime was asked, or somebody made sure that it never will be."""
+    """What the store knows of a job. `begun`: the runtime was asked, or it was made sure that it never will be."""
 
     record: JobRecord
     lease: Lease
@@ -305,7 +305,7 @@ class JobCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deletion:
-    """What one delete did. Of several who delete an image at once one is `first`; each counts the bytes it freed."""
+    """What one delete did. Of concurrent deletes of an image one is `first`; each counts the bytes it freed."""
 
     first: bool
     freed_bytes: int = 0

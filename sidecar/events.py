@@ -78,7 +78,7 @@ class ImageRecovered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crashed:
-    """Something failed in a way that nobody foresaw. `what` names the work."""
+    """Something failed unexpectedly. `what` names the work."""
 
     what: str
     error: BaseException
@@ -104,7 +104,7 @@ class JobTakenOver:
 class StorageOperation:
     """One operation of a store. `detail` is what an operator wants to know.
 
-    `outcome` is `ok`, an error's reason, `cancelled` where the caller left, or `internal` for what nobody foresaw.
+    `outcome` is `ok`, an error's reason, `cancelled` where the caller left, or `internal` for an unexpected error.
     """
 
     backend: str

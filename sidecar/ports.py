@@ -74,7 +74,7 @@ class SystemClock:
 
 
 class StagedFile(Protocol):
-    """A file under way on local disk. Nobody sees it before the store commits it."""
+    """A file being written on local disk. It is invisible until the store commits it."""
 
     @property
     def path(self) -> Path: ...
@@ -151,7 +151,7 @@ class Link:
 
 
 class OpenFile(Protocol):
-    """A local file that is open for one reader, who releases it."""
+    """A local file that is open for one reader, which releases it."""
 
     head: bytes
     """The file's first bytes, so far as they were wanted and are worth the memory."""
@@ -221,7 +221,7 @@ class Storage(Protocol):
         ...
 
     async def thumbnail(self, image_id: ImageId) -> bytes | None:
-        """The stored thumbnail, or None if nobody has asked for one yet."""
+        """The stored thumbnail, or None if none has been made yet."""
         ...
 
     async def put_thumbnail(self, image_id: ImageId, data: bytes) -> None: ...
@@ -271,8 +271,8 @@ class Storage(Protocol):
 class JobStore(Protocol):
     """Generations that outlive the process that took them: claim, lease and acknowledgement, shared by all replicas.
 
-    Of several who try at once to win a key, to claim, to begin or to acknowledge, at most one succeeds, and what an
-    older attempt says after a newer one has claimed the job counts for nothing. All methods raise StorageFailure.
+    Of several callers that try at once to win a key, to claim, to begin or to acknowledge, at most one succeeds, and
+    nothing that an older attempt says counts once a newer one has claimed the job. All methods raise StorageFailure.
     """
 
     async def offer(self, record: JobRecord) -> None:
@@ -280,7 +280,7 @@ class JobStore(Protocol):
         ...
 
     async def withdraw(self, job_id: JobId) -> None:
-        """Forget a job that nobody was told of."""
+        """Forget a job whose id was given to no caller."""
         ...
 
     async def win_key(self, record: JobRecord) -> JobId:
@@ -296,11 +296,11 @@ class JobStore(Protocol):
         ...
 
     async def renew(self, lease: Lease) -> bool:
-        """Show that the holder lives; whether the job is still there and nobody has claimed it since."""
+        """Show that the holder lives; whether the job is still there and no other process has claimed it since."""
         ...
 
     async def begin(self, lease: Lease) -> bool:
-        """Before the runtime is asked, or instead of it: whether nobody has done so before."""
+        """Before the runtime is asked, or instead of it; whether this is the first call that does so."""
         ...
 
     async def acknowledge(self, record: JobRecord, result: JobResult) -> bool:

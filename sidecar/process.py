@@ -67,7 +67,7 @@ class StopSignals:
         self.stop.set()
 
     def end_within(self, seconds: float) -> None:
-        """End the process with code 0 after `seconds`, whatever still runs then. The earliest deadline counts."""
+        """End the process with code 0 after `seconds`, even if threads are stuck. The earliest deadline counts."""
         self._deadlines.put(time.monotonic() + seconds)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:

@@ -27,11 +27,11 @@ from sidecar.observe.tracing import flush_traces
 from sidecar.process import EXIT_SECONDS, StopSignals
 
 _LINGER_SECONDS = 1.0  # for a client that has just got its result to read the tool's schema or the image
-_ENDPOINT_SECONDS = 5.0  # in a pod: until the Service sends nobody here any more
+_ENDPOINT_SECONDS = 5.0  # in a pod: until the Service sends no more requests here
 _HANDLERS_SECONDS = 5.0  # what answers under way get once the drain is over
 _STORE_SECONDS = 5.0  # for the store to be told of what is left to the next process
 _HURRIED_STORE_SECONDS = 0.3  # the same after a second signal
-_CLOSING_SECONDS = 15.0  # from the end of the drain to the end of the process, whatever still waits then
+_CLOSING_SECONDS = 15.0  # from the end of the drain to the end of the process, even if threads are stuck
 _TRACES_SECONDS = 3.0  # for a receiver of traces to take the last ones
 _UNREAD_SECONDS = 60  # how long a peer may take nothing of what it was sent, before the kernel ends its connection
 _EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - of IPv4 or IPv6, which a node may lack
@@ -130,7 +130,7 @@ def _linger(settings: Settings, was_busy: bool) -> float:
 async def _listening(
     app: web.Application, budget: ConnectionBudget, hosts: Sequence[str], port: int, variable: str
 ) -> AsyncIterator[str]:
-    """Bind, start the application, then listen: who cannot have the port disturbs no runtime and no store."""
+    """Bind, start the application, then listen: a process that cannot bind touches neither runtime nor store."""
     try:
         sockets = await _bound(hosts, port)
     except _CannotListen as refusal:

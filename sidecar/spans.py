@@ -40,6 +40,6 @@ def current_ids() -> dict[str, str]:
 
 
 def exemplar() -> dict[str, str] | None:
-    """What leads from a histogram's bucket to a trace; only to one that somebody keeps."""
+    """The exemplar that leads from a histogram's bucket to a trace; only to a sampled one."""
     sampled = trace.get_current_span().get_span_context().trace_flags.sampled
     return (current_ids() or None) if sampled else None

@@ -27,8 +27,8 @@ def on_loopback(settings: Settings) -> Settings:
 async def serve_stdio(settings: Settings, signals: StopSignals) -> None:
     """Serve until standard input ends, standard output is closed or a signal comes.
 
-    The end of the input is no cancellation: requests that were received are answered first. Whatever the reason, what
-    the runtime has begun is still stored, within SHUTDOWN_GRACE.
+    The end of the input is no cancellation: requests that were received are answered first. In each case
+    what the runtime has begun is still stored, within SHUTDOWN_GRACE.
     """
     with claimed_wire() as wire:
         async with running(settings) as sidecar, Host(wire).connected() as host:

@@ -2,7 +2,7 @@
 
 The SDK's own transport cancels what is under way when standard input ends, and breaks when standard output is closed.
 A pipe that holds one request must get its answer, and an image outlives its host, so here the end of the input reaches
-the SDK only once every request is answered, and output that nobody takes is dropped.
+the SDK only once every request is answered, and output is dropped once the host has closed the pipe.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Host:
 
     @property
     def unanswered(self) -> int:
-        """Requests whose answer has not been written."""
+        """Requests that have no written answer yet."""
         return self._unanswered
 
     async def all_answered(self) -> None:

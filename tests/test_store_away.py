@@ -91,10 +91,10 @@ async def test_a_generation_that_the_runtime_refused_is_still_told_as_failed(
     outage: Outage, kserve: FakeKServe
 ) -> None:
     kserve.script.append(say(400, {"error": "Prediction failed: CUDA out of memory"}))
-    is_error, failed, _ = await outage.told("generate_image", prompt="a cat")
+    is_error, failed, _ = await outage.told("generate_image", prompt="a cat", idempotency_key="k")
     assert (is_error, failed["status"], failed["retry_after_seconds"]) == (True, "failed", None)
     is_error, again, _ = await outage.told("get_generation", job_id=failed["job_id"])
-    assert (is_error, again["status"]) == (True, "failed")
+    assert (is_error, again["status"], again["message"]) == (True, "failed", failed["message"])
 
 
 async def test_a_generation_that_never_was_is_not_taken_for_one_of_which_nothing_is_known(outage: Outage) -> None:

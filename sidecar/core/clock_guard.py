@@ -2,7 +2,7 @@
 
 A clock that is far ahead makes everything look expired and every file that is being written look abandoned. So each
 clean-up pass compares it with the store's own clock, and with the time that has passed since the last pass on a clock
-that nobody sets. On disagreement nothing is deleted.
+that cannot be set. On disagreement nothing is deleted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One tool call's images on their way: what is waited for, what has come, what its caller is told meanwhile.
 
-The work belongs to the service, not to the caller: a caller who leaves takes what is still queued along, and what the
-runtime has begun is finished and stored.
+The work belongs to the service, not to the caller: when a caller leaves, what is still queued is cancelled, and
+what the runtime has begun is finished and stored.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Generation:
             self._drop_queued()
 
     def withdraw(self) -> None:
-        """It is somebody else's: leave the line, and say nothing of how it ended."""
+        """Another process has it: leave the queue, and report no end."""
         self._concluded = True
         self._drop_queued()
 

@@ -58,13 +58,13 @@ class Job:
         self.generation = generation
         self.cancelled = False
         self.left = False
-        """Whether its caller went without its id, so that nobody can come back for it."""
+        """Whether its caller disconnected without its id, so that it cannot be asked for again."""
         self.released = False
         """Whether it was left to the next process."""
         self.lost = False
-        """Whether it turned out not to be ours: then somebody else says how it ended."""
+        """Whether another process has it, which then reports how it ended."""
         self.recorded: asyncio.Task[None] | None = None
-        """Its record on the way to the store, once somebody may come back for it."""
+        """Its record on the way to the store, once a caller may come back for it."""
         self.beginning: asyncio.Task[None] | None = None
         self.ending: asyncio.Task[None]
         self.result: JobResult | None = None
@@ -79,7 +79,7 @@ class Job:
 
     @property
     def told(self) -> bool:
-        """Whether somebody may come back for it: then it is not dropped when its caller leaves."""
+        """Whether a caller may come back for it: then it is not dropped when its caller leaves."""
         return self.recorded is not None
 
     @property
@@ -97,7 +97,7 @@ class Job:
     def needs_a_record(self) -> bool:
         """Whether its images alone would not tell how it ended: here at once, and everywhere.
 
-        That nothing came is told to the caller who waits, and nobody comes back for it, unless an image may still come.
+        A failure without any image is reported to the waiting caller and not recorded, unless an image may still come.
         """
         if any(stored.held for stored in self.generation.images):
             return True
@@ -130,7 +130,7 @@ class Job:
         self.generation.withdraw()
 
     def leave(self) -> None:
-        """Nobody can come back for it: what waits leaves the line, and what the runtime has begun is stored."""
+        """It cannot be asked for again: what is queued leaves the queue, and what the runtime has begun is stored."""
         self.left = True
         self.cancelled = not self.record.begun
         self.generation.abandon()
@@ -210,6 +210,6 @@ def unknown_without_the_store(message: str, job_id: JobId | None) -> Iterator[No
 
 
 def look_at_failure(task: asyncio.Task[None]) -> None:
-    """Mark a failure as seen: who needs the outcome awaits the task, but maybe nobody does."""
+    """Mark a failure as retrieved: there may be no caller that awaits the task."""
     if not task.cancelled():
         task.exception()

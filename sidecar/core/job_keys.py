@@ -16,7 +16,7 @@ _UNKNOWN = (
     "The image store cannot be asked at the moment whether a generation with this idempotency_key exists. Nothing was "
     "begun by this call."
 )
-_TRIES = 5  # where a key is lost to somebody who gives it up again
+_TRIES = 5  # where a key is lost to a job that gives it up again
 
 
 class JobKeys:

@@ -77,7 +77,7 @@ class JobTakeover:
                 await self._try_to_take_over(stored, sighting.looks)
 
     def forget(self) -> None:
-        """The store is in trouble: from now on everybody has the whole time again to show that it lives."""
+        """The store is in trouble: every holder has three intervals again to renew its lease."""
         self._seen = {}
 
     def _sighting(self, stored: StoredJob) -> _Sighting:

@@ -1,4 +1,4 @@
-"""What a process does at each interval for the jobs it holds, and for those that nobody holds any more."""
+"""What a process does at each interval for the jobs it holds, and for those whose holder has died."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job as a caller may see it who comes back for it, made from what the store has."""
+"""A job as a returning caller sees it, made from what the store has."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class JobViews:
         return stored
 
     async def of_images(self, job_id: JobId, owner: str) -> JobView:
-        """A job that came whole before anybody was given its id: what is kept of it is its images."""
+        """A job that completed before its id was given to a caller: only its images are kept."""
         if job_id.owner_tag != owner_tag(owner):
             raise JobNotFound
         numbers = range(1, MOST_IMAGES + 1)

@@ -12,7 +12,7 @@ from sidecar.ports import Clock, JobStore
 
 WATCH_SECONDS = 0.5
 _AFTER_A_FAILURE_SECONDS = 2.0
-_LINGER_LOOKS = 6  # a watch outlives its last waiter for so long, because who waits comes back in slices
+_LINGER_LOOKS = 6  # a watch outlives its last waiter for so long, because callers wait in slices
 
 
 class JobWatches:

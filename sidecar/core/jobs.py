@@ -1,8 +1,8 @@
 """Generations that outlive their caller, their connection and their pod.
 
-A job is recorded in the store before anybody is given its id while it is under way. Most never are: their callers wait
-for the images, and what came whole is found by its images alone (job_views). Whoever takes a recorded job holds its
-lease and shows that it lives (job_upkeep); job_takeover looks after the jobs of those that do not. `JobStore.begin`
+A job is recorded in the store before a caller is given its id while it is under way. Most are never recorded: callers
+wait for the images, and a completed job is found by its images alone (job_views). The process that takes a recorded job
+holds its lease and renews it (job_upkeep); job_takeover looks after jobs whose holder has died. `JobStore.begin`
 happens once for each of them, so none is asked of a runtime twice, and `acknowledge` counts once and for the newest
 attempt only, so a pod that comes back late changes nothing.
 """
@@ -151,7 +151,7 @@ class JobService:
         return job
 
     async def _keep(self, job: Job) -> None:
-        """Have it recorded, because somebody may come back for it. Raises StorageFailure."""
+        """Have it recorded, because its caller may come back for it. Raises StorageFailure."""
         if job.recorded is None and job.result is None:
             job.record_by(self._record(job))
         if job.recorded is not None:
@@ -170,7 +170,7 @@ class JobService:
     async def _admit(self, job: Job) -> None:
         """Once for all images of a job, before the runtime is asked. Raises TakenElsewhere where it is not ours."""
         if not job.told:
-            job.record = replace(job.record, begun=True)  # nobody else can know of it
+            job.record = replace(job.record, begun=True)  # no other process knows of it
         if job.record.begun:
             return
         if job.beginning is None:
@@ -185,7 +185,7 @@ class JobService:
         try:
             ours = await self._store.begin(job.lease)
         except StorageFailure:
-            self._lose(job)  # not begun, and kept in the store: whoever reaches it takes it
+            self._lose(job)  # not begun, and kept in the store for a pod that can reach it
             raise
         if not ours:
             self._lose(job)
@@ -209,14 +209,14 @@ class JobService:
                     await self._store.acknowledge(job.record, job.result)
         except StorageFailure:
             if not job.nobody_asks:
-                self.upkeep.acknowledge_later(job)  # told to who waits here
+                self.upkeep.acknowledge_later(job)  # the waiting caller is told all the same
         except Exception as error:
             self._observer(Crashed(what="job", error=error))
         finally:
             self._jobs.pop(job.job_id, None)
 
     def leave(self, job_id: JobId) -> None:
-        """Its caller has gone without an answer. What nobody can come back for is dropped where it still waits."""
+        """Its caller disconnected without an answer. Without a key it cannot be asked for again: drop it if queued."""
         job = self._jobs.get(job_id)
         if job is not None and job.record.key_digest is None:
             job.leave()
@@ -236,7 +236,7 @@ class JobService:
         return await self.view(job_id, owner)
 
     async def _cancel(self, job_id: JobId) -> None:
-        """Begin it in the runtime's place. Who holds it finds out at its turn, or when it next renews its lease."""
+        """Begin it in the runtime's place. Its holder finds out at its turn, or when it next renews its lease."""
         job = self._jobs.get(job_id)
         stored = await self._store.read(job_id)
         if stored.result is not None or stored.begun or (job is not None and job.generation.begun):
@@ -307,7 +307,7 @@ class JobService:
             return None
 
     async def handle(self, job_id: JobId, owner: str = ANONYMOUS) -> JobView:
-        """The view of a job whose id its first caller is about to be given: from now on it is kept.
+        """The view of a job at the moment its first caller is given its id: from now on it is kept.
 
         What the runtime has begun is told of even where the store takes no record, for it will be painted: it is known
         here, its record is tried again, and its images tell of it. What only waits is given up then. Raises
@@ -357,7 +357,7 @@ class JobService:
         if job is not None:
             await asyncio.wait({job.ending}, timeout=seconds)
             return job.view if job.result is not None or job.released else await self._view(job_id, owner)
-        if self._leaving:  # nobody is kept waiting by a process that is about to end
+        if self._leaving:  # a process that is about to end lets no caller wait
             return replace(await self._view(job_id, owner), handed_over=True)
         try:
             stored = self._views.checked(await self._watches.wait(job_id, seconds), owner)

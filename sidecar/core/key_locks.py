@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 
 
 class KeyLocks:
-    """A lock for each key that somebody uses at the moment."""
+    """A lock for each key that is in use."""
 
     def __init__(self) -> None:
         self._users: dict[str, _Users] = {}
 
     @asynccontextmanager
     async def alone(self, key: str) -> AsyncIterator[None]:
-        """Wait until nobody else uses the key."""
+        """Wait until no other call uses the key."""
         users = self._users.setdefault(key, _Users())
         users.count += 1
         try:

@@ -18,7 +18,7 @@ DELETIONS_PER_PASS = 10_000
 KEPT_FAILED_JOBS = 1000
 """Records of generations that ended without an image; each holds the prompts, up to 17 kB."""
 FAILED_JOB_LIFE = timedelta(hours=1)
-"""What each of them has at least, for callers who come back for it."""
+"""How long each is kept at least, for callers that come back for it."""
 _BATCH = 100
 
 
@@ -80,7 +80,8 @@ class Sweeper:
     async def _delete_expired(self, counts: Counter[str]) -> bool:
         """In batches, which cost a bucket no more than a single deletion does; whether there is more to do at once.
 
-        After a pass that came to its bound the next one goes on behind it: what resists keeps nobody from their turn.
+        After a pass that reached its bound the next one goes on behind it, so that images which cannot be deleted do
+        not block the others.
         """
         behind, self._behind = self._behind, ""
         tried = gone = 0

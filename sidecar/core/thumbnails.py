@@ -25,7 +25,7 @@ _REMEMBERED_REFUSALS = 4096
 
 
 class Thumbnails:
-    """`read` gives a whole image whose bytes fit its record: no file that may be swapped meanwhile."""
+    """`read` gives a whole image, its digest checked, rather than a file that may be swapped meanwhile."""
 
     def __init__(
         self,

@@ -66,7 +66,7 @@ async def _run() -> None:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
         print(f"http://127.0.0.1:{port}/v1/models/{MODEL}", flush=True)
-        await asyncio.to_thread(sys.stdin.read)  # until whoever started it goes away
+        await asyncio.to_thread(sys.stdin.read)  # until the parent process ends
     finally:
         await runner.cleanup()
 

@@ -1,6 +1,6 @@
 """A request's body is read in one place, before any handler runs: bounded in size, time and rate.
 
-A handler therefore never waits for a slow client, and a request whose handler runs is complete.
+So no handler waits for a slow client, and when a handler runs its request is complete.
 """
 
 from __future__ import annotations

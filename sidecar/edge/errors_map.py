@@ -59,7 +59,7 @@ def http_answer(error: SidecarError) -> web.Response:
 
 
 def http_status(error: SidecarError) -> tuple[int, dict[str, str]]:
-    """Status and headers for an error of ours, whatever its body is made of."""
+    """Status and headers for an error of ours, for any form of the body."""
     status = next((status for kind, status in _HTTP_STATUS if isinstance(error, kind)), 500)
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     if error.retry_after is not None and status in (429, 503):
@@ -69,7 +69,7 @@ def http_status(error: SidecarError) -> tuple[int, dict[str, str]]:
 
 @contextmanager
 def jsonrpc_errors(what: str) -> Iterator[None]:
-    """Around everything that answers an MCP request: whatever goes wrong inside leaves it as an MCPError."""
+    """Around everything that answers an MCP request: turns every other exception into an MCPError."""
     try:
         yield
     except MCPError:

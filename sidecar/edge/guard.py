@@ -1,4 +1,4 @@
-"""Who may talk to us: the Host we answer to and the Origins that may act.
+"""Which requests are let in: the Host we answer to and the Origins that may act.
 
 A page of elsewhere that a name server points at this address (DNS rebinding) arrives with its own Host; a page that
 posts across origins arrives with its own Origin. Probes, metrics and images may be read under any Host: kubelets and

@@ -50,7 +50,7 @@ def _parsed(data: bytes) -> JSONRPCMessage:
     if not isinstance(message, dict):
         raise MalformedMessage(INVALID_REQUEST, "Invalid request: a message is a JSON object.")
     if "method" in message and "id" in message and not _is_request_id(message["id"]):
-        # else the SDK would take it for a notification, which nobody answers
+        # the SDK would take it for a notification, which gets no answer
         raise MalformedMessage(INVALID_REQUEST, "Invalid request: the id of a request is a text or a whole number.")
     try:
         return jsonrpc_message_adapter.validate_python(message, by_name=False)

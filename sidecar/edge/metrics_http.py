@@ -20,7 +20,9 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def runtime_metrics(request: web.Request) -> web.StreamResponse:
-    """The runtime's own metrics, so that nobody needs its port. `?model=` chooses among several; the first without.
+    """The runtime's own metrics, so that no scraper needs access to its port.
+
+    `?model=` chooses among several; without it the first.
 
     They are passed on piece by piece. Where the runtime fails in the middle the connection is broken off, so that a
     scraper does not take the part for the whole.

@@ -49,7 +49,7 @@ def _until_marker(view: memoryview) -> int:
 
 
 class _Need(NamedTuple):
-    """What a parser asks for: exactly `size` bytes, or whatever there is of so many. `past` counts what to skip."""
+    """What a parser asks for: exactly `size` bytes, or up to `size` of what there is. `past` counts what to skip."""
 
     size: int
     exactly: bool = True

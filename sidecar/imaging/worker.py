@@ -67,7 +67,7 @@ class Worker:
             return {"is": "refused", "why": str(refusal)}, b""
         except MemoryError:
             return {"is": "refused", "why": "decoding it takes more memory than is allowed"}, b""
-        except Exception as error:  # whatever a decoder meets: OSError, SyntaxError, ValueError, struct.error …
+        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error …
             return {"is": "damaged", "why": str(error)}, b""
 
     def _made(self, request: dict[str, Any], file: io.BytesIO) -> bytes:

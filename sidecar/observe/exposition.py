@@ -129,7 +129,7 @@ class Exposition:
         return self._add(Family(Histogram, name, text, labels, buckets=buckets))
 
     def at_each_scrape(self, collector: Collector) -> None:
-        """Add metrics that are read when somebody scrapes."""
+        """Add metrics that are read at each scrape."""
         self._at_each_scrape.register(collector)
 
     def described(self) -> Iterator[Description]:

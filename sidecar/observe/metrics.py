@@ -282,7 +282,7 @@ class _Room(Collector):
 
 
 class _Queues(Collector):
-    """Queue depth, slots taken, the oldest wait and the last movement, read when somebody scrapes."""
+    """Queue depth, slots taken, the oldest wait and the last movement, read at each scrape."""
 
     def __init__(self, queues: Mapping[str, QueueView]) -> None:
         self._queues = queues
@@ -307,7 +307,7 @@ class _Queues(Collector):
 
 
 class _LogLines(Collector):
-    """What the process could not log, read when somebody scrapes."""
+    """Log lines that were dropped, read at each scrape."""
 
     def collect(self) -> Iterable[Metric]:
         yield CounterMetricFamily(

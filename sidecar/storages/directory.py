@@ -1,7 +1,7 @@
 """A directory on a volume that may stall, fill up, vanish, or be shared by several pods.
 
 All disk work runs on threads of the store's own, each call under a deadline, so a volume that stalls costs an error and
-not the event loop. Whatever becomes visible is complete.
+not the event loop. Every file that becomes visible is complete.
 """
 
 from __future__ import annotations

@@ -230,7 +230,7 @@ class Tree:
 
 
 def _opened(name: str, parent: int) -> int:
-    """A descriptor of whatever is there, without waiting for it. Raises DamagedFile for a symlink or a socket."""
+    """A descriptor of the entry; never blocks. Raises DamagedFile for a symlink or a socket."""
     try:
         return os.open(name, _READ, dir_fd=parent)
     except OSError as error:

@@ -1,6 +1,6 @@
 """Images in a directory: an emptyDir, or a volume that several pods share.
 
-Whatever is visible is complete: files are written under `staging/` with this process's name on them, synced, then
+Every visible file is complete: files are written under `staging/` with this process's name on them, synced, then
 renamed into place, the record last. What a killed process has left unfinished is finished by the next one.
 """
 
@@ -157,7 +157,7 @@ class FileStorage:
         return StoredImage(record=record, path=self._root / final)
 
     async def finish(self, path: Path, record: ImageRecord) -> None:
-        """Make a staged file complete, for somebody who takes its bytes elsewhere."""
+        """Make a staged file complete and durable before it is sent to another store."""
         await self._directory.run("stage", self.staging.file(path).finish, encode_record(record))
 
     async def put_aside(self, file: LocalFile) -> None:
@@ -174,7 +174,7 @@ class FileStorage:
                 self._tree.unlink(f"staging/{name}")
 
     async def discard(self, file: LocalFile) -> None:
-        """Remove a staged file that somebody has taken over."""
+        """Remove a staged file that has been sent to another store."""
         await self._directory.run("discard", file.discard)
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class FileStorage:
         return await self._open_files.open(self._image_key(stored.record), head)
 
     async def stream(self, stored: StoredImage, start: int, length: int) -> AsyncIterator[bytes]:
-        """For whoever does not take the file itself."""
+        """For callers that cannot send the file itself."""
         key = self._image_key(stored.record)
         while length > 0:
             data = await self._directory.run("get", self._part, key, start, min(length, _STREAMED_BYTES))
@@ -320,7 +320,7 @@ class FileStorage:
         return await self._directory.run("delete", self._delete_leftovers, now.timestamp() - LEFTOVER_SECONDS)
 
     def _delete_leftovers(self, before: float) -> int:
-        """Of other processes only: this one knows what it still writes, whatever the clock says."""
+        """Of other processes only: this one knows which files it is writing, even if the clock is wrong."""
         once = OnceFiles(self._directory)
         names = [name for name in self._tree.names("staging") if not self._directory.owns(name)]
         return sum(once.remove_older(f"staging/{name}", before) for name in names)
@@ -337,7 +337,7 @@ class FileStorage:
         return await self._directory.run("check", self._clock_offset)
 
     def _clock_offset(self) -> float | None:
-        """By a fresh file, whose time the volume sets, for NFS its server. A full volume is swept without."""
+        """By the mtime of a fresh file, which the volume sets (the server, on NFS). None where the volume is full."""
         self._directory.require_volume()
         key = f"staging/{self._directory.instance}-clock-probe.part"
         started = time.time()

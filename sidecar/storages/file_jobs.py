@@ -1,8 +1,8 @@
 """Generations in a directory, beside the images.
 
     jobs/open/{job}.json             what to do; written once
-    jobs/open/{job}.lease-{attempt}  who works on it and that it lives; until it is first renewed the job's own holder
-    jobs/open/{job}.begun            made once, before the runtime is asked; whoever makes it decides what happens
+    jobs/open/{job}.lease-{attempt}  its holder and heartbeat; until the first renewal the job's own holder
+    jobs/open/{job}.begun            made once, before the runtime is asked; its maker decides what happens
     jobs/done/{shard}/{job}.json     the job with its result; made once, and only then the open files go
     jobs/failed/{job}                an empty mark of a job that ended without an image (see file_job_room.py)
     jobs/keys/{digest}.json          which job an idempotency key belongs to; made once
@@ -127,7 +127,7 @@ class FileJobs:
         return record.job_id
 
     def _take_away(self, key: str, holder: JobId | None) -> None:
-        """Remove a key of a job that is no more, unless it has become somebody else's meanwhile."""
+        """Remove the key of a job that is gone, unless another job has won it meanwhile."""
         private = self._once.take_away(key)
         if private is None:
             return
@@ -159,7 +159,7 @@ class FileJobs:
         return await self._directory.run("claim", self._claim, lease)
 
     def _claim(self, lease: Lease) -> bool:
-        """Whoever begins looks for a claim and whoever claims for a beginning, each after having made its own file."""
+        """`begin` makes its file and then looks for a later claim; `claim` makes its own and then looks for `begun`."""
         key = keys.lease_key(lease.job_id, lease.attempt)
         if not self._once.create(key, encode_lease(lease)):
             return False
@@ -197,7 +197,7 @@ class FileJobs:
         return self._once.exists(keys.begun_key(job_id))
 
     def _is_current(self, lease: Lease) -> bool:
-        """Whether the job is there and nobody has claimed it after this lease."""
+        """Whether the job is there and no later attempt has claimed it."""
         later = keys.lease_key(lease.job_id, lease.attempt + 1)
         return self._is_open(lease.job_id) and not self._once.exists(later)
 
@@ -218,7 +218,7 @@ class FileJobs:
         return ours
 
     def _remove_open(self, job_id: JobId) -> None:
-        """The job itself first: from then on nobody takes it up."""
+        """The job itself first, so that no pod takes it over."""
         self._once.remove(keys.open_job_key(job_id))
         attempt = 1
         while self._once.remove(keys.lease_key(job_id, attempt)) or attempt == 1:

@@ -47,7 +47,7 @@ class FileRecords:
     def page(
         self, owner: str, limit: int, cursor: str | None, matches: RecordFilter | None, now: datetime
     ) -> RecordPage:
-        """Several owners may share a tag, so each record is asked whose it is."""
+        """Several owners may share a tag, so each record's owner is compared."""
         self._directory.require_volume()
         records: list[ImageRecord] = []
         last = None

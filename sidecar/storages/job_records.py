@@ -101,7 +101,7 @@ def _record(document: dict[str, Any]) -> JobRecord:
 
 def _result(job_id: JobId, document: dict[str, Any]) -> JobResult:
     if document["status"] not in _STATUSES:
-        raise ValueError("a job that ended in a way nobody knows")
+        raise ValueError("a job with an unknown status")
     return JobResult(
         job_id=job_id,
         attempt=number(document["attempt"], below=_MAX_ATTEMPTS),

@@ -1,6 +1,6 @@
 """Local files of images that were sent a moment ago, so that what a result shows of them need not be fetched back.
 
-Bounded in bytes and in time. A file may go at any moment; whoever finds none asks the store.
+Bounded in bytes and in time. A file may go at any moment; its image is then read from the store.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
     jobs/keys/{digest}.json                an idempotency key's job
     staging/{instance}-{id}.part           local only: files under way; beside it {id}.record while it is committed
     probe/{instance}                       bucket only: by this a pod proves that it can write
-    deleting/{id}                          bucket only: of several who delete an image, who counts it
+    deleting/{id}                          bucket only: which of several deleting pods counts the image
     inventory/{day}.json                   bucket only: the day's count; beside it {day}.claim
 
 A shard is the first five of nine base-32 time digits, about 17 minutes. Listing the newest N reads the first shards of
@@ -79,7 +79,7 @@ def image_key(image_id: ImageId, media_type: str) -> str:
 
 
 def every_image_key(image_id: ImageId) -> list[str]:
-    """Where an image may lie, for whoever does not know what kind of picture it is."""
+    """The keys an image may have, for callers that do not know its media type."""
     return [image_key(image_id, media_type) for media_type in IMAGE_EXTENSIONS]
 
 

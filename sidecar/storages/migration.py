@@ -43,7 +43,7 @@ class MigrationReport:
 
 
 class Migration:
-    """From `source` to `target`, oldest first. `notes` has a line for whatever did not come along."""
+    """From `source` to `target`, oldest first. `notes` has a line for everything that was not copied."""
 
     def __init__(self, source: FileStorage, target: S3Storage, *, clock: Clock) -> None:
         self._source = source

@@ -21,7 +21,7 @@ _BYTES = 16 * 1024 * 1024
 
 
 class _Descriptor:
-    """Open until the last who holds it lets go."""
+    """Open until its last holder releases it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -34,7 +34,7 @@ class _Descriptor:
             self.number = -1
 
     def __del__(self) -> None:
-        if hasattr(self, "number"):  # it could be opened, and whoever wanted it had left
+        if hasattr(self, "number"):  # it was opened after its caller had left
             self.release()
 
 
@@ -92,10 +92,10 @@ class OpenFiles:
     def _opened(self, key: str, opening: asyncio.Task[OpenFile]) -> None:
         del self._opening[key]
         if not opening.cancelled():
-            opening.exception()  # seen, also where nobody waits any more
+            opening.exception()  # mark it as retrieved: there may be no waiter left
 
     async def _open(self, key: str, head: int) -> OpenFile:
-        """Once for all who wait: the bytes are counted before they are read."""
+        """Once for all waiters. The bytes are counted before they are read."""
         if self._files == _FILES or self._bytes + head > _BYTES:
             return OpenFile(*await self._directory.run("get", self._read, key, 0))
         self._take(1, head)

@@ -26,7 +26,7 @@ class RecentImages:
         return entry[1]
 
     def known(self, image_id: ImageId) -> StoredImage | None:
-        """However old: a record never changes, so whoever has seen that it is there need not read it."""
+        """However old: a record never changes, so one that was read before need not be read again."""
         entry = self._entries.get(image_id)
         return None if entry is None else entry[1]
 

@@ -132,7 +132,7 @@ class S3Storage:
     async def commit(self, image: GeneratedImage, record: ImageRecord) -> StoredImage:
         """Of an image that has cost a GPU's time nothing is lost: what cannot be sent now waits in the spool.
 
-        Also where whoever waits for it has no more time: then this pod, or the container after it, sends it on.
+        That holds for a caller that is cancelled, too: this pod, or the next container of it, sends the image later.
         """
         try:
             await to_its_end(self._spool.finish(image.path, record))

@@ -1,6 +1,6 @@
 """One bucket through one client: each call under its own deadline, timed, its errors translated.
 
-What a store answers is believed only if it looks like S3, and is read up to a bound, whatever length it promises. A
+An answer is accepted only if it looks like S3, and is read up to a bound, whatever its Content-Length says. A
 store that was found away is left alone for some seconds, so that of many calls one waits and the others fail at once
 (s3_circuit.py).
 """
@@ -88,15 +88,15 @@ class Bucket:
             await self.run(operation, lambda: self._put(key, Body=opened, ContentLength=size, **headers), deadline)
 
     async def create_once(self, operation: str, key: str, data: bytes, mark: str | None = None) -> bool:
-        """Write an object unless it is there; whether it was us. Of many who try at once one succeeds.
+        """Write an object unless it is there; whether this call did. Of concurrent callers one succeeds.
 
         The object carries a mark of this very call, because the answer to a PUT that was made may be lost, and the one
-        that is sent again then finds itself. A caller who may want to take it back gives the mark.
+        that is sent again then finds itself. A caller that may have to take the object back passes its own mark.
         """
         return await self.run(operation, lambda: self._create_once(key, data, mark or secrets.token_hex(8)))
 
     async def take_back(self, operation: str, key: str, mark: str) -> bool:
-        """Delete what `create_once` made under this mark and nobody else's; whether it was there."""
+        """Delete an object that `create_once` made with this mark, and no other; whether it was there."""
         found = await self.head(operation, key)
         if found is None or found["Metadata"].get("mark") != mark:
             return False
@@ -232,7 +232,7 @@ class Bucket:
     async def downloading(self, operation: str) -> AsyncIterator[Fetch]:
         """One of the connections that downloads may have: three quarters of the pool. Inside, fetch one range.
 
-        Leave it before the bytes are given on, because who takes them may be slow.
+        Leave it before the bytes are sent on, because the client may be slow.
         """
         with self._noted(operation):
             async with self._place(self._downloads), self._place(self._places):
@@ -307,7 +307,7 @@ class Bucket:
         return None
 
     async def signer(self) -> Signer:
-        """The credentials of now, for URLs that others follow. Nobody is led to a store that is away."""
+        """The current credentials, for presigned URLs. Raises StoreAway: no client is sent to a store that is away."""
         with self._noted("sign"):
             self._circuit.require(closed=True)
             return await self._bounded(self._signer, self._deadline)

@@ -69,7 +69,7 @@ class BucketDeletions:
             self._bucket.skipped("record_still_there", len(entries), "an expiry entry contradicts its image's record")
 
     async def _claimed(self, image_id: ImageId, record: ImageRecord | None) -> Deletion:
-        """Of those who want to delete an image one makes the claim, and it holds only while the record is there."""
+        """Of several pods that delete an image one gets the claim, which counts only while the record is there."""
         claim = f"{CLAIMS}{image_id}"
         if not await self._bucket.create_once("delete", claim, b"{}"):
             return Deletion(first=False)
@@ -83,7 +83,7 @@ class BucketDeletions:
     async def remove(self, images: Sequence[tuple[ImageId, str | None]], claims: Sequence[ImageId] = ()) -> None:
         """Images with their keys in the expiry index.
 
-        The records first: from then on nobody sees the images. The claims last, when nothing is left to claim.
+        The records first, so that the images become invisible. The claims last, when nothing is left to claim.
         """
         for image_id, _ in images:
             self._forget(image_id)
@@ -94,6 +94,6 @@ class BucketDeletions:
 
 
 def _keys_besides(image_id: ImageId, expiry_key: str | None) -> list[str]:
-    """Everything of an image but its record, whatever kind of picture it is."""
+    """All keys of an image but its record's, for every media type."""
     images = [*keys.every_image_key(image_id), keys.thumbnail_key(image_id)]
     return [*images, expiry_key] if expiry_key else images

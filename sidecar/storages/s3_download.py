@@ -1,8 +1,8 @@
-"""Images on their way from the bucket, through this process, to readers who may be slow.
+"""Images that pass from the bucket through this process to clients that may be slow.
 
 An image is fetched in ranges. A range is in memory before any of it is given on, so a slow reader holds some memory and
-no connection to the store: whatever a store does with slow connections, it sees none, and other downloads find theirs
-free. An image of usual size is one range.
+no connection to the store: the store's own time-out for slow connections does not apply, and other downloads find a
+connection free. An image of usual size is one range.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ async def _fetched(fetch: Fetch, key: str, start: int, size: int) -> list[bytes]
 class SharedMemory:
     """Bytes of which each download holds a share.
 
-    A share is an eighth of what is free, so that readers who hold theirs for long make the next ones' smaller and keep
-    nobody out. The least share is given even when nothing is free: connections bound how often.
+    A share is an eighth of what is free, so that slow clients make the shares of later downloads smaller and
+    block none. The least share is given even when nothing is free; the limit of connections bounds the sum.
     """
 
     def __init__(self, size: int) -> None:

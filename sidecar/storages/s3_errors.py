@@ -1,4 +1,4 @@
-"""What a bucket's troubles mean to those who must mend them: each kind in words of its own."""
+"""What a bucket's errors mean, in words for the operator who has to fix them."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _DAYS_REMEMBERED = 8
 
 
 class BucketInventory:
-    """Counted once a day by whoever comes first; the others read what was found."""
+    """Counted once a day by the first pod to claim it; the others read its count."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket

@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 _LATER_ATTEMPTS = 2  # leases that others may have taken since this one; what is beyond is swept
 _DELETIONS_PER_PASS = 10_000
 _COUNT_SECONDS = 3600.0
-_TRIES = 10  # to win a key from those who are giving it up
+_TRIES = 10  # to win a key that is being given up
 
 
 class S3Jobs:
@@ -77,7 +77,7 @@ class S3Jobs:
                     return record.job_id
                 data = await self._bytes("win_key", key)
                 if data is None:
-                    continue  # given up in this moment; somebody may be winning it by now
+                    continue  # given up in this moment; another call may be winning it
                 holder = _holder_in(data)
                 if holder is not None and await self._lives(holder, record.created):
                     return holder
@@ -93,8 +93,8 @@ class S3Jobs:
     async def _taken_back_on_failure(self, operation: str, key: str) -> AsyncIterator[str]:
         """The mark to create `key` with. When the context fails, what carries it goes, at once or at a later look.
 
-        A PUT whose answer was lost may have been made, or be made yet; its mark tells it from everybody else's. A look
-        that finds nothing at once may have come too early for it, so `unfinished` looks once more.
+        A PUT whose answer was lost may have been made, or be made yet; its mark tells it from those of other
+        calls. A look that finds nothing may have come too early for it, so `unfinished` looks once more.
         """
         mark = secrets.token_hex(8)
         try:
@@ -123,7 +123,7 @@ class S3Jobs:
         return False
 
     async def claim(self, lease: Lease) -> bool:
-        """Whoever begins looks for a claim, whoever claims for a beginning, each after having made its own object."""
+        """`begin` makes its mark and then looks for a later claim; `claim` makes its own and then looks for `begun`."""
         key = keys.lease_key(lease.job_id, lease.attempt)
         if not await self._bucket.create_once("claim", key, encode_lease(lease)):
             return False
@@ -143,7 +143,7 @@ class S3Jobs:
     async def begin(self, lease: Lease) -> bool:
         """First the mark, then a look: a job that has ended, was withdrawn or was claimed anew cannot begin.
 
-        One that fails has not begun it: whoever called must not ask the runtime, and the mark is taken back.
+        If it raises, the job has not begun: the caller must not ask the runtime, and the mark is taken back.
         """
         key = keys.begun_key(lease.job_id)
         async with self._taken_back_on_failure("begin", key) as mark:
@@ -155,7 +155,7 @@ class S3Jobs:
             return False
 
     async def _is_current(self, operation: str, lease: Lease) -> bool:
-        """Whether the job is there and nobody has claimed it after this lease."""
+        """Whether the job is there and no later attempt has claimed it."""
         if await self._there(operation, keys.lease_key(lease.job_id, lease.attempt + 1)):
             return False
         return await self._there(operation, keys.open_job_key(lease.job_id))
@@ -177,7 +177,7 @@ class S3Jobs:
         return None
 
     async def acknowledge(self, record: JobRecord, result: JobResult) -> bool:
-        """Nobody can have claimed what was begun, so only what was not needs a look for a newer attempt."""
+        """A job that was begun cannot be claimed, so only one that was not needs a look for a later attempt."""
         newer = keys.lease_key(record.job_id, result.attempt + 1)
         if not record.begun and await self._there("acknowledge", newer):
             return False
@@ -193,7 +193,7 @@ class S3Jobs:
         return ours
 
     async def _remove_open(self, operation: str, job_id: JobId, attempt: int) -> None:
-        """The job itself first: from then on nobody takes it up, and who begins it sees that it is gone."""
+        """The job itself first, so that no pod takes it over and `begin` sees that it is gone."""
         await self._bucket.delete(operation, [keys.open_job_key(job_id)])
         leases = [keys.lease_key(job_id, number) for number in range(1, attempt + _LATER_ATTEMPTS + 1)]
         await self._bucket.delete(operation, [*leases, keys.begun_key(job_id)])

@@ -1,6 +1,6 @@
 """The local disk of a pod whose images go to a bucket: room for those under way and waiting, and for those just sent.
 
-What was just sent has only what nobody else wants.
+Files that were just sent may take only room that nothing else needs.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class WaitingImages:
         self._waiting[record.image_id] = record.request.model
 
     def alone_with(self, image_id: ImageId) -> asyncio.Lock:
-        """Held by whoever sends a waiting image or deletes it: what was deleted must not be sent after all."""
+        """The lock for sending or deleting a waiting image: a deleted image must not be sent afterwards."""
         return self._locks.setdefault(image_id, asyncio.Lock())
 
     async def delete(self, image_id: ImageId) -> Deletion:
@@ -95,7 +95,7 @@ class WaitingImages:
             self._store_is_back.clear()
 
     def store_is_back(self) -> None:
-        """It was seen by somebody else: what waits need not wait for its own next try."""
+        """Another call reached the store: try again at once."""
         if self._waiting:
             self._store_is_back.set()
 
@@ -125,6 +125,6 @@ class WaitingImages:
 
 
 def tell(observer: Observer, what: str, error: Exception) -> None:
-    """A store in trouble is told of elsewhere; all else nobody has foreseen."""
+    """Report an unexpected error. What a store in trouble raises is reported elsewhere."""
     if not isinstance(error, SidecarError):
         observer(Crashed(what=what, error=error))

@@ -22,9 +22,9 @@ from sidecar.storages.disk import Tree
 _WRITE_BYTES = 2 * 1024 * 1024
 PART = ".part"
 ASIDE = ".aside"
-"""The end of the names of staged files that anybody may delete at any time."""
+"""The suffix of staged files that any process may delete at any time."""
 RECORD = ".record"
-"""The end of the names of records whose images are being committed (see `unfinished`)."""
+"""The suffix of records that belong to images being committed (see `unfinished`)."""
 _VECTORS = 512  # pieces written at once; the kernel takes 1024
 
 
@@ -39,7 +39,7 @@ class Staging:
     async def stage(
         self, image_id: ImageId, expected: int, reserve: Callable[[int], AbstractContextManager[None]]
     ) -> AsyncIterator[LocalFile]:
-        """A file for `expected` bytes; what exceeds them is reserved. Leaving removes what nobody has let go."""
+        """A file for `expected` bytes; what exceeds them is reserved. Leaving removes it, unless it was moved."""
         key = f"staging/{self._directory.instance}-{image_id}{PART}"
         path = self._directory.root / key
         opening = asyncio.ensure_future(self._directory.run("stage", self._open, key, expected))
@@ -78,7 +78,7 @@ class Staging:
         self._directory.tree.unlink(key)
 
     def file(self, path: Path) -> LocalFile:
-        """The staged file at a path, to be kept by who works on it: its caller may leave in the middle of that."""
+        """The staged file at a path. Hold on to it while working on it: its `stage` context may be left meanwhile."""
         return self._files[path]
 
 
@@ -153,7 +153,7 @@ class LocalFile:
                 self._finished = True
 
     def put_aside(self) -> None:
-        """Give the finished file a name that says that nobody needs it. Blocks; raises OSError."""
+        """Rename the finished file so that any process may delete it. Blocks; raises OSError."""
         with self._lock:
             if not self._discarded:
                 aside = self.key.rpartition(".")[0] + ASIDE

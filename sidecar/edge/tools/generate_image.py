@@ -144,8 +144,8 @@ def _side(length: float) -> int:
 async def generate_image(call: Call, arguments: GenerateImageArguments) -> ToolResult:
     """Take the generation on and wait for it, telling of progress; past RESPONSE_BUDGET answer with its handle.
 
-    The handle is a task for clients that take tasks. A caller who leaves before that takes along what is still queued,
-    unless an idempotency key lets it come back.
+    The handle is a task for clients that take tasks. When a caller disconnects before that, what is still
+    queued is cancelled, unless the call has an idempotency key, with which it can be repeated.
     """
     waiting = Waiting(call)
     requests = _requests(arguments, call.service.lane(arguments.model))
