@@ -212,7 +212,7 @@ class EventLog:
         )
 
     def _on_image_lost(self, event: ImageLost) -> None:
-        self._log.warning("no image, and nobody waits for it any more", model=event.model, reason=event.reason)
+        self._log.warning("no image came for a caller that had left", model=event.model, reason=event.reason)
         self._log.debug(
             "why there is no image", model=event.model, detail=event.message
         )  # a runtime may echo the prompt

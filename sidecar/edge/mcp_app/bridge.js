@@ -94,7 +94,7 @@ class CallError extends Error {
 
 const bridge = new Bridge(window.parent);
 const state = {
-  turn: 0, // counts up with each new wait; whoever finds another number has been overtaken
+  turn: 0, // counts up with each new wait; a wait that finds another number has been overtaken
   calls: 0, // our own tool calls in flight
   context: {}, // what the host said about itself
   capabilities: {},
@@ -134,7 +134,7 @@ function problemOf({ isError, structuredContent, content }) {
   const failed = isError || ["failed", "cancelled"].includes(structuredContent?.status);
   if (!failed && Array.isArray(structuredContent?.images)) return null;
   const text = Array.isArray(content) ? content.find((block) => block?.type === "text")?.text : null;
-  return sentence(structuredContent?.message) ?? sentence(text) ?? "There is no image, and nobody said why.";
+  return sentence(structuredContent?.message) ?? sentence(text) ?? "There is no image, and the server gave no reason.";
 }
 
 function itemsOf({ structuredContent, content }, given) {

@@ -147,7 +147,7 @@ async function select(item) {
   await showPicture(item);
 }
 
-// A listed image says little of how it was made; the tool that does is asked when somebody looks at the image.
+// A listed image carries few parameters; the tool that knows them all is asked when the user opens the image.
 async function learn(item) {
   if (!mayCall()) return;
   item.learnt = true;
@@ -212,7 +212,7 @@ function moment(text) {
   try {
     return new Intl.DateTimeFormat(state.context.locale, { ...style, timeZone: state.context.timeZone }).format(date);
   } catch {
-    return new Intl.DateTimeFormat(undefined, style).format(date); // the host named a locale or zone nobody knows
+    return new Intl.DateTimeFormat(undefined, style).format(date); // the host named an unknown locale or zone
   }
 }
 
