@@ -177,6 +177,9 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(
         "images": [],
         "message": told,
         "retry_after_seconds": 15,
+        "ahead": None,
+        "elapsed_seconds": None,
+        "expected_seconds": None,
     }
     assert refused.structured_content == expected
     assert (await outcomes(sidecar), await sidecar.metric(DEPTH)) == ({"rejected": 1}, 1)
