@@ -7,6 +7,7 @@ import importlib.util
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -34,6 +35,10 @@ hypothesis.settings.load_profile("untimed")
 # No certificate authorities: loading the machine's takes each client 25 ms.
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+# Tests send these to processes they start, which would inherit that nohup or a shell's background job ignores them.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -239,7 +244,7 @@ async def sidecar(start_sidecar: StartSidecar) -> Sidecar:
 
 async def metric_becomes(sidecar: Sidecar, line: str, value: float) -> None:
     """Wait until one sample of /metrics has this value."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while f"{line} {float(value)}" not in (await sidecar.get("/metrics"))[1].decode().splitlines():
             await asyncio.sleep(0.01)
 

@@ -93,14 +93,14 @@ class Served:
 
     async def shows(self, sample: str) -> None:
         """Wait until /metrics has this line."""
-        async with asyncio.timeout(10), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as session:
             while True:
                 async with session.get(f"{self.url}/metrics") as response:
                     if sample in (await response.text()).splitlines():
                         return
 
     async def becomes(self, path: str, status: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await self.status(path) != status:
                 await asyncio.sleep(0.02)
 
@@ -432,7 +432,7 @@ async def test_a_host_that_has_gone_and_signals_need_not_wait_for_a_silent_runti
     assert process.stdin is not None
     assert process.stderr is not None
     process.stdin.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while b"standard input has ended" not in await process.stderr.readline():
             pass
     process.terminate()
@@ -452,7 +452,7 @@ async def test_rubbish_on_standard_input_is_survived(kserve: FakeKServe, tmp_pat
     for rubbish in (b"not JSON\n", b"{}\n", b"\xff\xfe\n", b"[" * 5000 + b"\n", b"\n", b"null\n"):
         process.stdin.write(rubbish)
     process.stdin.write(b'{"jsonrpc":"2.0","id":99,"method":"ping"}\n')
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (answer := json.loads(await process.stdout.readline())).get("id") != 99:
             assert answer["jsonrpc"] == "2.0"
     process.stdin.close()

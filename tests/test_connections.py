@@ -69,7 +69,7 @@ class Listener:
 
     async def handling(self, count: int) -> None:
         """Wait until so many handlers run."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self.running != count:
                 await asyncio.sleep(0.01)
 
@@ -209,7 +209,7 @@ async def test_an_answer_that_is_still_being_sent_is_in_progress() -> None:
     async with Listener(limit=1).listening() as listener:
         reader, _ = await listener.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not listener.sent:
                 await asyncio.sleep(0.01)
         assert not await is_open(await listener.connect())

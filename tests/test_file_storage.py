@@ -72,7 +72,7 @@ def files(root: Path) -> set[str]:
 
 
 async def until(observed: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not observed():
             await asyncio.sleep(0.005)
 

@@ -306,7 +306,7 @@ async def test_a_store_in_trouble_is_a_page_that_says_so(sidecar: Sidecar) -> No
 async def test_an_expired_image_is_not_shown_though_nobody_has_swept(start_sidecar: StartSidecar) -> None:
     sidecar = await start_sidecar(IMAGE_TTL="400ms", CLEANUP_INTERVAL="1h")
     image = await sidecar.made()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await look(sidecar))[1].prompts:
             await asyncio.sleep(0.05)
     assert (await look(sidecar, f"/gallery/{image['image_id']}"))[0] == 404

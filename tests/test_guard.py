@@ -94,7 +94,7 @@ async def raw(sidecar: Sidecar, data: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         writer.write(data)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await reader.read(2000)
     except ConnectionError:
         return b""

@@ -129,7 +129,7 @@ async def test_a_runtime_that_refuses_connections_is_not_busy_however_many_predi
     assert watch.check == Check("ok")
     await kserve.server.close()
     call = asyncio.create_task(sidecar.generate())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not lane.queue.in_flight:
             await asyncio.sleep(0.01)
     await watch.look()

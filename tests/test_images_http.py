@@ -212,7 +212,7 @@ async def test_an_id_longer_than_a_request_line_may_be_is_refused_and_the_server
 async def test_an_expired_image_is_gone_at_its_time_though_nobody_has_swept(start_sidecar: StartSidecar) -> None:
     sidecar = await start_sidecar(IMAGE_TTL="400ms", CLEANUP_INTERVAL="1h")
     image = await sidecar.made()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (response := (await sidecar.get(image["url"]))[0]).status == 200:
             await asyncio.sleep(0.05)
     assert response.status == 404
@@ -358,7 +358,7 @@ def the_file_of(image: dict[str, Any], sidecar: Sidecar) -> Path:
 
 
 async def until_closed(sidecar: Sidecar) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while any(str(sidecar.store) in target for target in open_files()):
             await asyncio.sleep(0.02)
 

@@ -79,7 +79,7 @@ async def test_a_record_that_the_store_did_not_take_is_there_once_the_store_is_b
     kserve.script.append(succeed_when(release))
     handle = await start(sidecar)
     obstacle.unlink()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await call(other, "get_generation", job_id=handle["job_id"], wait_seconds=0))["status"] != "working":
             pass
     release.set()
@@ -221,7 +221,7 @@ async def test_who_leaves_while_a_handle_is_made_takes_along_what_waits(
     release.set()
     await sidecar.service.drained()
     assert prompts(kserve) == ["first"]
-    async with asyncio.timeout(10):  # and nobody else paints it
+    async with asyncio.timeout(30):  # and nobody else paints it
         while any(key.startswith("jobs/open/") for key in odd.kept):
             await asyncio.sleep(0.02)
 

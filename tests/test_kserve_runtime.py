@@ -53,7 +53,7 @@ async def failure(sidecar: Sidecar, **arguments: Any) -> str:
     result = await sidecar.generate(**{"result": "link", **arguments})
     told: str = result.content[0].text
     fixed = {key: value for key, value in result.structured_content.items() if key not in ("job_id", RETRY)}
-    expected = {"status": "failed", "images": [], "message": told, **dict.fromkeys(PROGRESS)}
+    expected: dict[str, Any] = {"status": "failed", "images": [], "message": told, **dict.fromkeys(PROGRESS)}
     assert (result.is_error, fixed) == (True, expected)
     return told
 

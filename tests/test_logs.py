@@ -31,7 +31,7 @@ async def stopped(sidecar: Served) -> list[dict[str, Any]]:
 
 
 async def told(sidecar: Served, event: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not any(event in line for line in sidecar.lines):
             await asyncio.sleep(0.01)
 
@@ -115,7 +115,7 @@ async def test_a_prompt_that_the_runtime_repeats_after_its_caller_left_is_not_lo
             await asyncio.gather(call, return_exceptions=True)
         await sidecar.shows('imagegen_http_requests_total{method="POST",route="/mcp",status="499"} 1.0')
         release.set()
-        await told(sidecar, "nobody waits for it")
+        await told(sidecar, "no image came for a caller that had left")
         lines = await stopped(sidecar)
     assert [line for line in lines if "plugh" in json.dumps(line)] == []
 
@@ -162,7 +162,7 @@ async def test_what_is_no_http_leaves_no_traceback_in_the_log(kserve: FakeKServe
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(raw)
             writer.write_eof()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await reader.read()
             writer.close()
             assert await sidecar.status("/livez") == 200
@@ -225,7 +225,7 @@ async def test_a_damaged_file_is_told_once_and_without_the_key_to_its_image(kser
             assert response.status == 200
         (place,) = tmp_path.rglob("*.png")
         place.write_bytes(b"another")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             answers: list[int] = []
             while answers.count(404) < 5:
                 async with session.get(f"{sidecar.url}/images/{place.stem}") as response:

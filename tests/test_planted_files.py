@@ -86,7 +86,7 @@ def put_in_place(plant: Plant, place: Path) -> None:
 
 async def told(facts: list[Event], key: str) -> None:
     """Wait until the file was told as damaged."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while key not in {fact.key for fact in facts if isinstance(fact, FileDamaged)}:
             await asyncio.sleep(0.005)
 
@@ -422,7 +422,7 @@ async def test_a_record_that_lies_is_a_404_everywhere_and_the_lists_go_on(
     for key, value in changes.items():
         (document["request"] if key in document["request"] else document)[key] = value
     place.write_text(json.dumps(document))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await sidecar.get(image["url"]))[0].status == 200:  # believed for a second
             await asyncio.sleep(0.05)
     for path in (image["url"], image["thumbnail_url"], f"/gallery/{image['image_id']}"):

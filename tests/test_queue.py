@@ -419,7 +419,7 @@ class Begun:
         return await image
 
     async def waited(self) -> bool:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await self.generation.wait(1000)
 
 
@@ -503,7 +503,7 @@ async def works_again(service: ImageService, kserve: FakeKServe) -> None:
     queue = service.lane(None).queue
     assert (queue.in_flight, queue.waiting) == (0, 0)
     generation = submit(service, request("afterwards"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not await generation.wait(1):
             pass
     assert len(generation.images) == 1

@@ -262,7 +262,7 @@ async def test_a_url_dies_with_its_time_and_opens_nothing_else(start_sidecar: St
     place = response.headers["Location"]
     assert age_of(response) == 0
     assert (await sidecar.get(place.replace(image["image_id"], other["image_id"])))[0].status == 403
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (status := (await sidecar.get(place))[0].status) == 200:
             await asyncio.sleep(0.1)
     assert status == 403
@@ -314,7 +314,7 @@ async def test_two_sidecars_share_jobs_and_images(
     metadata = await call(other, "get_image_metadata", image_id=image["image_id"])
     assert metadata["prompt"] == "a cat"
     assert (await call(other, "delete_image", image_id=image["image_id"]))["deleted"] is True
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await one.get(f"/images/{image['image_id']}", allow_redirects=False))[0].status != 404:
             await asyncio.sleep(0.05)
 

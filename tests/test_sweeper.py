@@ -54,7 +54,7 @@ class Facts:
             self.counted.append(event.inventory)
 
     async def next_pass(self, *, failed: bool) -> Swept:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 swept = await self.passes.get()
                 if (swept.failure is not None) == failed:
@@ -300,7 +300,7 @@ async def test_a_pass_that_fails_does_not_stop_the_next_one(
     assert failed.report.errors == 1
     clock.advance(HOUR)
     (tmp_path / "away").rename(root)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while files(root):
             await facts.next_pass(failed=False)
     passes.cancel()
@@ -479,13 +479,13 @@ async def test_errors_are_counted_and_the_rest_of_the_pass_is_done(error: Except
 
 
 async def gone(sidecar: Sidecar, url: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await sidecar.get(url))[0].status != 404:
             await asyncio.sleep(0.01)
 
 
 async def swept(sidecar: Sidecar, image_id: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while any(image_id in name for name in sidecar.stored()):
             await asyncio.sleep(0.01)
 
@@ -495,7 +495,7 @@ async def test_a_running_sidecar_cleans_up_by_itself(start_sidecar: StartSidecar
     image = await sidecar.made()
     await gone(sidecar, image["url"])
     await gone(sidecar, image["thumbnail_url"])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while sidecar.stored():
             await asyncio.sleep(0.01)
     await metric_becomes(sidecar, "imagegen_cleanup_deleted_total", 1)

@@ -55,7 +55,7 @@ async def generate(sidecar: Sidecar, **kwargs: Any) -> dict[str, Any]:
 
 async def poll(sidecar: Sidecar, task_id: str) -> dict[str, Any]:
     """The task once it has ended."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (task := (await request(sidecar, "tasks/get", {"taskId": task_id}))["result"])["status"] == "working":
             await asyncio.sleep(0.02)
     found: dict[str, Any] = task
