@@ -11,7 +11,7 @@ GenerationOutcome = Literal["completed", "failed", "rejected", "cancelled"]
 FAULTLESS = ("ok", "image_not_found", "image_damaged", "job_not_found", "invalid_request", "cancelled")
 """Outcomes of operations in which the store did what it was asked, or was not waited for."""
 CleanupSkipReason = Literal["clock", "foreign_key", "record_still_there"]
-"""The wall clock is not to be believed; a key that is not ours; an orphan in a listing whose record is there."""
+"""The wall clock is in doubt; a key is not the sidecar's; a listing or the expiry index contradicts a record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

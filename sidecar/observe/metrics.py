@@ -66,6 +66,22 @@ class Metrics:
 
     def __init__(self, queues: Mapping[str, QueueView], backend: str, max_bytes: int | None = None) -> None:
         self.exposition = Exposition()
+        self._make_generation_metrics()
+        self._make_storage_metrics()
+        self._make_cleanup_metrics()
+        self._http = self._counter("http_requests", "HTTP requests.", "route", "method", "status")
+        self._http_seconds = self._histogram(
+            "http_request_duration_seconds", "HTTP requests.", _HTTP_BUCKETS, "route", "method"
+        )
+        self._gauge("build_info", "The version that runs.", "version").of(__version__).set(1)
+        self._room = _Room(max_bytes)
+        self.exposition.at_each_scrape(self._room)
+        self.exposition.at_each_scrape(_Queues(queues))
+        self.exposition.at_each_scrape(_LogLines())
+        self._start_at_zero(queues, backend)
+        self._handlers = self._by_event()
+
+    def _make_generation_metrics(self) -> None:
         self._generations = self._counter(
             "generations", "Generations by how they ended for their caller.", "model", "outcome"
         )
@@ -80,6 +96,8 @@ class Metrics:
         )
         self._retries = self._counter("runtime_retries", "Predict requests sent again, by reason.", "model", "reason")
         self._image_bytes = self._histogram("image_bytes", "Size of stored images.", _SIZE_BUCKETS, "model")
+
+    def _make_storage_metrics(self) -> None:
         self._storage_seconds = self._histogram(
             "storage_operation_duration_seconds",
             "Operations of the store.",
@@ -113,30 +131,21 @@ class Metrics:
             "storage_writable", "1 when the store could be written at the last look.", "backend"
         )
         self._runtime_ready = self._gauge("runtime_ready", "1 when the model's runtime is ready or busy.", "model")
+
+    def _make_cleanup_metrics(self) -> None:
         self._passes = self._counter("cleanup_passes", "Clean-up passes.", "outcome")
         self._deleted = self._counter("cleanup_deleted", "Expired images deleted by this process.")
         self._freed = self._counter("cleanup_freed_bytes", "Bytes freed by clean-up.")
         self._skipped = self._counter(
             "cleanup_skipped",
-            "What clean-up kept: passes while the clock was not to be believed (clock), keys that are not ours "
-            "(foreign_key), and orphans of a listing whose record is there (record_still_there).",
+            "What clean-up kept: passes while the clock was in doubt (clock), keys that are not the sidecar's "
+            "(foreign_key), and what a listing or the expiry index showed wrongly (record_still_there).",
             "reason",
         )
         self._cleanup_seconds = self._histogram("cleanup_duration_seconds", "Clean-up passes.", _STORAGE_BUCKETS)
         self._last_success = self._gauge(
             "cleanup_last_success_timestamp_seconds", "When a clean-up pass last succeeded."
         )
-        self._http = self._counter("http_requests", "HTTP requests.", "route", "method", "status")
-        self._http_seconds = self._histogram(
-            "http_request_duration_seconds", "HTTP requests.", _HTTP_BUCKETS, "route", "method"
-        )
-        self._gauge("build_info", "The version that runs.", "version").of(__version__).set(1)
-        self._room = _Room(max_bytes)
-        self.exposition.at_each_scrape(self._room)
-        self.exposition.at_each_scrape(_Queues(queues))
-        self.exposition.at_each_scrape(_LogLines())
-        self._start_at_zero(queues, backend)
-        self._handlers = self._by_event()
 
     def _by_event(self) -> dict[type[Event], Callable[[Any], None]]:
         return {
