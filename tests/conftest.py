@@ -115,6 +115,11 @@ class Sidecar:
             while (await self.get("/readyz"))[0].status != 200:
                 await asyncio.sleep(0.02)
 
+    async def look_around(self) -> None:
+        """Look at the store and at each runtime now, as the sidecar does every five seconds."""
+        health = self.app[keys.HEALTH]
+        await asyncio.gather(health.storage.look(), *(watch.look() for watch in health.runtimes.values()))
+
     def stored(self) -> list[str]:
         """All files of the store but jobs and the one by which the sidecar tries whether it can write."""
         return [part for part in self._files() if not part.startswith("jobs/")]

@@ -58,10 +58,17 @@ def without_times(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 async def status_becomes(sidecar: Sidecar, wanted: Callable[[Any], bool]) -> Any:
-    """The status as soon as it is as wanted; the runtime and the store are looked at every five seconds."""
+    """The status as soon as it is as wanted; the store is asked for its newest image every five seconds."""
     async with asyncio.timeout(30):
         while not wanted(told := await status_of(sidecar)):
             await asyncio.sleep(0.05)
+    return told
+
+
+async def status_in_trouble(sidecar: Sidecar) -> Any:
+    await sidecar.look_around()
+    told = await status_of(sidecar)
+    assert told["state"] == "trouble"
     return told
 
 
@@ -71,7 +78,7 @@ async def test_a_runtime_that_cannot_be_reached_is_told_with_the_reason_and_sinc
     await sidecar.until_ready()
     before = datetime.now(UTC)
     await kserve.server.close()
-    told = await status_becomes(sidecar, lambda told: told["state"] == "trouble")
+    told = await status_in_trouble(sidecar)
     (model,) = told["models"]
     assert (told["summary"], model["ready"]) == ("Not ready", False)
     assert before < datetime.fromisoformat(model["since"]) < datetime.now(UTC)
@@ -89,7 +96,7 @@ async def test_a_runtime_that_cannot_be_reached_is_told_with_the_reason_and_sinc
 async def test_a_store_in_trouble_is_told_though_the_runtime_is_ready(sidecar: Sidecar) -> None:
     await sidecar.until_ready()
     shutil.rmtree(sidecar.store)
-    told = await status_becomes(sidecar, lambda told: told["state"] == "trouble")
+    told = await status_in_trouble(sidecar)
     assert (told["summary"], told["storage"]["status"]) == ("Image store in trouble", "degraded")
     assert told["troubles"][0]["text"] == told["storage"]["detail"]
     assert told["newest"] is None

@@ -76,6 +76,7 @@ async def test_a_runtime_that_is_merely_busy_is_ready(start_sidecar: StartSideca
     await becomes(sidecar, "/readyz", (200, "ok", {"storage": "ok", "runtime/painter": "busy"}))
     done.set()
     assert (await sidecar.get((await slow)["url"]))[0].status == 200
+    await sidecar.look_around()
     await becomes(sidecar, "/readyz", (200, "ok", {"storage": "ok", "runtime/painter": "ok"}))
 
 
@@ -92,6 +93,7 @@ async def test_one_ready_model_of_two_suffices_once_both_have_been(
     sidecar = await start_sidecar(MODELS_FILE=str(models))
     await sidecar.until_ready()
     await other.server.close()
+    await sidecar.look_around()
     one = (200, "degraded", {"storage": "ok", "runtime/one": "ok", "runtime/two": "not ready"})
     await becomes(sidecar, "/readyz", one)
     assert not (await sidecar.generate(model="one", result="link")).is_error
