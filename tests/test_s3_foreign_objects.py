@@ -218,7 +218,9 @@ async def test_a_record_of_a_newer_version_is_no_damage(odd: Odd, tmp_path: Path
     async with store_of(at(odd), tmp_path / "reader", seen.append) as reader:
         with pytest.raises(ImageNotFound) as told:
             await reader.get(image_id)
+        assert (await reader.delete(image_id)).first is False
     assert (type(told.value), damaged(seen)) == (ImageNotFound, [])
+    assert keys.image_key(image_id, "image/png") in odd.kept
 
 
 async def test_an_image_with_a_damaged_record_goes_at_its_time(odd: Odd, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class S3Storage:
         self._recent = RecentImages(clock)
         self._records = BucketRecords(bucket)
         self._inventory = BucketInventory(bucket)
-        self._deletions = BucketDeletions(bucket, self._records.read_if_whole, self._forget)
+        self._deletions = BucketDeletions(bucket, self._records, self._forget)
         self._downloads = Downloads(bucket)
         self._was_writable = False
         self.waiting = WaitingImages(spool, self.send, clock=clock, observer=observer)
@@ -192,7 +192,7 @@ class S3Storage:
     async def _read(self, image_id: ImageId) -> StoredImage:
         """Both halves must be there: either may have been deleted behind our back."""
         with told_as_of_the_image():
-            record = await self._records.read(image_id)
+            record = await self._records.read(image_id, "get")
             if record is None or not await self._bucket.holds(
                 "get", keys.image_key(image_id, record.picture.media_type), record.size_bytes
             ):

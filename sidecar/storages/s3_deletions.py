@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 
 from sidecar.domain import Deletion, ImageId, ImageRecord
 from sidecar.ports import ExpiredImage
 from sidecar.storages import keys
 from sidecar.storages.s3_bucket import Bucket
+from sidecar.storages.s3_errors import Damaged
+from sidecar.storages.s3_records import BucketRecords
 
 CLAIMS = "deleting/"
 
 
 class BucketDeletions:
-    """`read` gives an image's record, `forget` lets go of what is remembered of it.
+    """`forget` drops what this process has cached of an image. All methods raise StorageFailure."""
 
-    All methods raise StorageFailure.
-    """
-
-    def __init__(
-        self,
-        bucket: Bucket,
-        read: Callable[[ImageId, str], Awaitable[ImageRecord | None]],
-        forget: Callable[[ImageId], None],
-    ) -> None:
+    def __init__(self, bucket: Bucket, records: BucketRecords, forget: Callable[[ImageId], None]) -> None:
         self._bucket = bucket
-        self._read = read
+        self._records = records
         self._forget = forget
 
     async def one(self, image_id: ImageId) -> Deletion:
         """Also where its record is damaged. Then its expiry entry stays until a sweep finds it."""
-        record = await self._read(image_id, "delete")
-        if record is None and not await self._bucket.exists("delete", keys.record_key(image_id)):
-            return Deletion(first=False)
+        record: ImageRecord | None = None
+        with contextlib.suppress(Damaged):
+            record = await self._records.read(image_id, "delete")
+            if record is None:
+                return Deletion(first=False)
         deletion = await self._claimed(image_id, record)
         expiry_key = keys.expiry_key(record.expires, image_id) if record is not None and record.expires else None
         await self.remove([(image_id, expiry_key)], [image_id] if deletion.first else [])
@@ -56,7 +53,7 @@ class BucketDeletions:
 
     async def _claim_expired(self, expired: ExpiredImage) -> Deletion | None:
         """None for an entry that is not the one which belongs to its image's record."""
-        record = await self._read(expired.image_id, "delete")
+        record = await self._records.read_if_whole(expired.image_id, "delete")
         if record is None:
             return Deletion(first=False)
         if record.expires is None or keys.expiry_key(record.expires, record.image_id) != expired.key:

@@ -14,20 +14,19 @@ from sidecar.storages.s3_errors import Damaged
 
 
 class BucketRecords:
-    """Both methods raise StorageFailure, and return None where there is no record."""
+    """Both methods raise StorageFailure, and return None where there is no record, or a newer version's."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
 
-    async def read(self, image_id: ImageId) -> ImageRecord | None:
+    async def read(self, image_id: ImageId, operation: str) -> ImageRecord | None:
         """Raises Damaged for what is not the record of this very image."""
-        return await self._bucket.read("get", keys.record_key(image_id), lambda data: _decoded(data, image_id))
+        return await self._bucket.read(operation, keys.record_key(image_id), lambda data: _decoded(data, image_id))
 
     async def read_if_whole(self, image_id: ImageId, operation: str) -> ImageRecord | None:
         """None for a damaged one, too: lists leave it out, and it does not keep its image from being deleted."""
-        with contextlib.suppress(Damaged, ValueError):
-            data = await self._bucket.get(operation, keys.record_key(image_id))
-            return None if data is None else _decoded(data, image_id)
+        with contextlib.suppress(Damaged):
+            return await self.read(image_id, operation)
         return None
 
 
