@@ -52,6 +52,28 @@ def test_a_key_that_differs_anywhere_is_foreign(names: Callable[[str], object], 
     assert [other for other in others if other not in others_of_ours and names(other) is not None] == []
 
 
+@pytest.mark.parametrize(
+    "stem",
+    ["readme", str(IMAGE)[:-1], f"{IMAGE}0", f"{str(IMAGE)[:-1]}u"],
+    ids=["a word", "too short", "too long", "a letter that ids lack"],
+)
+def test_a_key_of_our_form_whose_name_is_no_id_is_foreign(stem: str) -> None:
+    shard, reversed_shard = stem[:5], keys.record_key(IMAGE).split("/")[2]
+    others = [
+        f"images/{shard}/{stem}.png",
+        f"images/{shard}/{stem}.thumbnail.webp",
+        f"records/{stem[9:17]}/{reversed_shard}/{stem}.json",
+        f"expiry/{keys.expiry_key(MOMENT, IMAGE).split('/')[1]}/{str(IMAGE)[:9]}-{stem}",
+        f"jobs/open/{stem}.json",
+        f"jobs/open/{stem}.begun",
+        f"jobs/open/{stem}.lease-1",
+        f"jobs/done/{shard}/{stem}.json",
+        f"jobs/failed/{stem}",
+        f"deleting/{stem}",
+    ]
+    assert [(key, names.__name__) for key in others for names, *_ in OURS if names(key) is not None] == []
+
+
 @pytest.mark.parametrize("attempt", ["0", "01", "-1", "٣", "10000", "9" * 900, "1.5", ""])
 def test_a_lease_of_an_attempt_that_nobody_comes_to_is_foreign(attempt: str) -> None:
     assert listed_keys.open_job_part(f"jobs/open/{JOB}.lease-{attempt}") is None

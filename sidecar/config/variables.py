@@ -357,7 +357,7 @@ VARIABLES: tuple[Variable, ...] = (
         allowed="auto, on, off",
         unit="name",
         meaning="Pages at / that show and delete images. auto: on when listening on loopback. They show every prompt "
-        "to whoever reaches them, so a public proxy in front is a reason for off.",
+        "to every client that reaches them, so behind a public proxy set off.",
     ),
     Variable(
         name="AUTH_MODE",

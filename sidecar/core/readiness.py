@@ -61,7 +61,7 @@ class StorageWatch(Watch):
             self.check = Check("degraded", error.detail + self._waiting)
             self.took_images = self.took_images or isinstance(error, StoreAway)
             writable = False
-        except Exception as error:  # whoever looks must go on looking
+        except Exception as error:  # the next look must come all the same
             self.check = Check("degraded", INTERNAL + self._waiting)
             self._observer(Crashed(what="the look at the store", error=error))
             writable = False
@@ -109,7 +109,7 @@ class RuntimeWatch(Watch):
     async def _asked(self) -> Readiness:
         try:
             return await self._lane.runtime.readiness()
-        except Exception as error:  # whoever looks must go on looking
+        except Exception as error:  # the next look must come all the same
             self._observer(Crashed(what=f"the look at the runtime of {self._lane.settings.name}", error=error))
             return Readiness(ready=False, reached=True, detail=INTERNAL)
 
