@@ -28,6 +28,7 @@ class FakeKServe:
         self.script: deque[Behaviour] = deque()
         self.readiness: tuple[int, Any] = (200, {"name": self.model, "ready": True})
         self.silent_until: asyncio.Event | None = None  # a synchronous predict blocks the probes too
+        self.metrics_stall_until: asyncio.Event | None = None
         self.in_flight = 0
         self.most_in_flight = 0
         self._changed = asyncio.Condition()
@@ -53,6 +54,8 @@ class FakeKServe:
         return web.json_response(body, status=status)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
+        if self.metrics_stall_until is not None:
+            await self.metrics_stall_until.wait()
         return web.Response(
             text="# HELP request_predict_seconds s\n# TYPE request_predict_seconds gauge\nrequest_predict_seconds 1\n"
         )

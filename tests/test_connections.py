@@ -287,3 +287,30 @@ async def test_the_metrics_port_has_a_budget_of_its_own_and_evicts_too(start_sid
     finally:
         for _, writer in idle:
             writer.close()
+
+
+async def test_slow_answers_on_the_metrics_port_leave_room_for_probes(
+    kserve: FakeKServe, start_sidecar: StartSidecar
+) -> None:
+    """A runtime that stalls in its metrics, a generation that takes long, and a crowd that asks for either's end."""
+    over = asyncio.Event()
+    kserve.script.append(succeed_when(over))
+    kserve.metrics_stall_until = over
+    sidecar = await start_sidecar(METRICS_LISTEN_PORT="0")
+    assert sidecar.metrics_url is not None
+    host, port = sidecar.metrics_url.removeprefix("http://").split(":")
+    generation = asyncio.create_task(sidecar.made())
+    await kserve.seen(1)
+    crowd: list[Streams] = []
+    try:
+        for path in (b"/metrics/runtime", b"/drained"):
+            for _ in range(METRICS_CONNECTIONS):
+                crowd.append(await asyncio.open_connection(host, int(port)))
+                crowd[-1][1].write(b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert await livez(host, int(port))
+        assert b" 503 " in await answer(crowd[-1])
+    finally:
+        over.set()
+        await generation
+        for _, writer in crowd:
+            writer.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidecar.edge.tools import TOOLS
-from sidecar.edge.tools.unknown_arguments import intended
+from sidecar.edge.tools.unknown_arguments import MAX_LOOKED_AT, intended
 from tests.conftest import ERAS, Sidecar
 from tests.fake_kserve import FakeKServe
 
@@ -104,6 +104,14 @@ async def test_a_misspelt_argument_is_an_error_that_names_the_right_one(
 def test_what_looks_like_no_argument_is_not_taken_for_one(name: str) -> None:
     expected = {"mode_": "model"}.get(name)
     assert intended(name, GENERATE.model_fields, GENERATE.aliases) == expected
+
+
+async def test_a_flood_of_unknown_arguments_is_ignored_without_a_look_at_each(sidecar: Sidecar) -> None:
+    """A message has room for 25,000 of them, and comparing each with the known ones stops the event loop for seconds."""
+    flood = {f"extra{number}": 1 for number in range(MAX_LOOKED_AT)}
+    result = await sidecar.generate(result="link", **flood, promt="a dog")
+    assert not result.is_error
+    assert f"and {len(flood) + 1 - 8} more" in result.structured_content["message"]
 
 
 async def test_an_empty_text_and_a_seed_of_minus_one_leave_an_argument_out(

@@ -8,6 +8,10 @@ from aiohttp import web
 
 from sidecar import __version__
 from sidecar.edge.keys import HEALTH, SERVICE
+from sidecar.edge.slow_routes import at_most
+
+MAX_DRAINED = 24
+"""Requests of /drained that wait at a time. A pod has one or two: the preStop hooks of its containers."""
 
 
 def routes() -> list[web.RouteDef]:
@@ -15,7 +19,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/livez", livez),
         web.get("/readyz", readyz),
         web.get("/startupz", startupz),
-        web.get("/drained", drained),
+        web.get("/drained", at_most(MAX_DRAINED, drained)),
     ]
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 
 from sidecar.edge.keys import METRICS, SERVICE
+from sidecar.edge.slow_routes import at_most
 
 _NO_PAGE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
 """What is passed on from elsewhere must never run as a page of this server's origin, where it could delete images."""
 
+MAX_RUNTIME_SCRAPES = 16
+"""At a time. Each lasts as long as the runtime and its own reader take, within the time for a scrape."""
+
 
 def routes() -> list[web.RouteDef]:
-    return [web.get("/metrics", metrics), web.get("/metrics/runtime", runtime_metrics)]
+    scrape = at_most(MAX_RUNTIME_SCRAPES, runtime_metrics)
+    return [web.get("/metrics", metrics), web.get("/metrics/runtime", scrape)]
 
 
 async def metrics(request: web.Request) -> web.Response:

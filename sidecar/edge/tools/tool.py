@@ -15,7 +15,7 @@ from sidecar.core.jobs import JobService
 from sidecar.core.service import ImageService
 from sidecar.domain import ANONYMOUS
 from sidecar.edge.tools.presentation import Presentation
-from sidecar.edge.tools.unknown_arguments import ignored_note, intended
+from sidecar.edge.tools.unknown_arguments import MAX_LOOKED_AT, ignored_note, intended
 from sidecar.errors import InvalidRequest, SidecarError, bounded
 
 ToolResult = types.CallToolResult | dict[str, Any]
@@ -97,7 +97,8 @@ class Tool(Generic[A]):
         """The arguments to ignore, by name. Raises InvalidRequest for those that were meant to be another one."""
         known = self.arguments.model_fields
         unknown = [name for name in arguments if name not in known]
-        meant = [(name, right) for name in unknown if (right := intended(name, known, self.arguments.aliases))]
+        looked_at = unknown[:MAX_LOOKED_AT]
+        meant = [(name, right) for name in looked_at if (right := intended(name, known, self.arguments.aliases))]
         if meant:
             problems = [f"unknown argument {bounded(name, 60)!r}; use {right}" for name, right in meant[:8]]
             takes = ", ".join(known)
