@@ -117,6 +117,34 @@ async def test_an_image_that_was_on_its_way_to_a_bucket_waits_in_the_spool(tmp_p
         assert staged(tmp_path) == []
 
 
+async def test_an_image_whose_commit_outlasts_its_caller_is_stored(
+    tmp_path: Path, store: FileStorage, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call's time is up, or the pod is told to stop, while the disk stalls: the GPU's work is not thrown away."""
+    sync, stalled, go_on = os.fsync, threading.Event(), threading.Event()
+
+    def stalling_sync(descriptor: int) -> None:
+        if not stalled.is_set():
+            stalled.set()
+            go_on.wait(30)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", stalling_sync)
+    image_id = ImageId.new(clock.now())
+    writing = asyncio.create_task(put(store, clock.now(), image_id=image_id))
+    await asyncio.to_thread(stalled.wait, 30)
+    writing.cancel()
+    await asyncio.wait({writing}, timeout=0.1)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    async with asyncio.timeout(20):
+        while await listed(store) != [image_id]:
+            await asyncio.sleep(0.01)
+    assert await bytes_of(store, await store.get(image_id)) == PNG
+    assert staged(tmp_path) == []
+
+
 async def test_a_pod_that_finds_the_commit_of_a_living_one_does_it_no_harm(
     tmp_path: Path, store: FileStorage, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

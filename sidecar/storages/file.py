@@ -140,19 +140,22 @@ class FileStorage:
         return stored
 
     def _commit(self, staged: LocalFile, image: GeneratedImage, record: ImageRecord) -> StoredImage:
+        """A disk that stalls may outlast its caller's patience; the image is stored all the same once it goes on."""
         final = self._image_key(record)
         record_key = keys.record_key(record.image_id)
+        staged.take_over()
         try:
             staged.finish(encode_record(record))
-            staged.moved = True
             publish(self._directory, staged.key, staged.record_key, record)
         except BaseException:
-            placed = [record_key, staged.record_key, final, staged.key]
+            placed = [record_key, final]
             if record.expires is not None:
                 placed.append(keys.expiry_key(record.expires, record.image_id))
             with contextlib.suppress(OSError):  # the record first: while it resists, what it speaks of stays
                 for key in placed:
                     self._tree.unlink(key)
+            with contextlib.suppress(OSError):
+                staged.discard()
             raise
         return StoredImage(record=record, path=self._root / final)
 

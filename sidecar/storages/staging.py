@@ -70,7 +70,7 @@ class Staging:
         """Also where the caller left while the file was being opened. What was moved is no longer there."""
         with contextlib.suppress(StorageFailure):
             file = await opening
-            work = staged.discard if staged is not None else partial(self._close_and_unlink, file, key)
+            work = staged.discard_unmoved if staged is not None else partial(self._close_and_unlink, file, key)
             await self._directory.run("discard", work)
 
     def _close_and_unlink(self, file: FileIO, key: str) -> None:
@@ -100,7 +100,7 @@ class LocalFile:
     ) -> None:
         self.key = key
         self.moved = False
-        """Whether it is where it stays."""
+        """Whether it no longer goes with its stage."""
         self._tree = tree
         self._file = file
         self._lock = threading.Lock()
@@ -161,13 +161,27 @@ class LocalFile:
                 self._tree.unlink(self.record_key)
                 self.key = aside
 
+    def take_over(self) -> None:
+        """From now on it outlives its stage, however that ends. Blocks; raises OSError where it was discarded."""
+        with self._undiscarded():
+            self.moved = True
+
     def discard(self) -> None:
         """Never in the middle of other work: a file cut short must not pass for a whole one. Blocks; raises OSError."""
         with self._lock:
-            self._discarded = True
-            self._file.close()
-            self._tree.unlink(self.record_key)
-            self._tree.unlink(self.key)
+            self._remove()
+
+    def discard_unmoved(self) -> None:
+        """The same, unless it was taken over in this moment."""
+        with self._lock:
+            if not self.moved:
+                self._remove()
+
+    def _remove(self) -> None:
+        self._discarded = True
+        self._file.close()
+        self._tree.unlink(self.record_key)
+        self._tree.unlink(self.key)
 
     @contextmanager
     def _undiscarded(self) -> Iterator[None]:
