@@ -10,6 +10,7 @@ import random
 import signal
 import struct
 import sys
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -132,6 +133,18 @@ async def test_a_picture_of_nothing_is_not_black(thumbnailer: PillowThumbnailer)
     assert not await thumbnailer.is_black(buffer.getvalue())
     with pytest.raises(UndecodablePicture):
         await thumbnailer.is_black(picture()[:-40])
+
+
+async def test_a_picture_reaches_the_worker_without_a_second_copy_of_it(thumbnailer: PillowThumbnailer) -> None:
+    picture_bytes = bytes(16 * MEBIBYTE)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UndecodablePicture):
+            await thumbnailer.thumbnail(picture_bytes, pixels=32, max_bytes=9999)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * MEBIBYTE
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ DECODING_BYTES = 64 * 1024 * 1024
 DECODING_SECONDS = 10.0
 _IDLE_SECONDS = 60.0
 _ENDING_SECONDS = 1.0
+_PIECE_BYTES = 1024 * 1024
 _RETRY_LATE_SECONDS = 600.0  # a decode that was too slow may have met a busy machine
 _START = "import sys; sys.path[:] = {path!r}; from sidecar.imaging.worker import main; main({budget}, {seconds})"
 _log = structlog.stdlib.get_logger("sidecar.imaging")
@@ -154,8 +155,10 @@ async def _exchange(worker: Process, source: bytes, request: dict[str, Any]) -> 
     if worker.stdin is None:
         raise EOFError
     worker.stdin.write(json.dumps({**request, "bytes": len(source)}).encode() + b"\n")
-    worker.stdin.write(source)
-    await worker.stdin.drain()
+    view = memoryview(source)
+    for start in range(0, len(view), _PIECE_BYTES):  # asyncio copies what the pipe does not take at once
+        worker.stdin.write(view[start : start + _PIECE_BYTES])
+        await worker.stdin.drain()
     return await _answer(worker)
 
 
