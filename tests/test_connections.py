@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from sidecar.edge.bodies import BodyReader
-from sidecar.edge.connections import METRICS_CONNECTIONS, ConnectionBudget, head_arrived
+from sidecar.edge.connections import METRICS_CONNECTIONS, Connection, ConnectionBudget, head_arrived
 from sidecar.edge.guard import Handler
 from tests.conftest import StartSidecar, raw_tool_call
 from tests.fake_kserve import FakeKServe, succeed_when
@@ -38,6 +38,7 @@ class Listener:
         self.size = 0
         self.sent = False
         self.port = 0
+        self.accept: Callable[[], asyncio.BaseProtocol]
         self._writers: list[asyncio.StreamWriter] = []
 
     @asynccontextmanager
@@ -50,8 +51,8 @@ class Listener:
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         assert runner.server is not None
-        factory = self.budget.factory(runner.server)
-        server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
+        self.accept = self.budget.factory(runner.server)
+        server = await asyncio.get_running_loop().create_server(self.accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -191,6 +192,22 @@ async def test_a_request_whose_body_has_come_is_in_progress_too() -> None:
         assert not await is_open(await listener.connect())
         listener.release.set()
         assert await reader.readuntil(b"later")
+
+
+async def test_a_request_that_was_read_is_in_progress_in_every_turn_of_the_loop() -> None:
+    """Between the head's arrival and the first middleware, too: a client does not repeat a POST that was cut off."""
+    evicted = []
+    for turns in range(8):
+        async with Listener(limit=1).listening() as listener:
+            streams = await kept_alive(listener)
+            streams[1].write(b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            evicted.append(isinstance(listener.accept(), Connection))
+            listener.release.set()
+            assert evicted[-1] == (await answer(streams) == b"")
+    assert evicted == sorted(evicted, reverse=True)  # as long as nothing was read, and never after that
+    assert not evicted[-1]
 
 
 async def test_who_leaves_makes_room() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import structlog
 from aiohttp import StreamReader, web
+from aiohttp.http import RawRequestMessage
 
 MAX_CONNECTIONS = 1024
 METRICS_CONNECTIONS = 64
@@ -89,7 +90,7 @@ class ConnectionBudget:
 class Connection(web.RequestHandler):
     """aiohttp's side of one connection, which tells its budget what it is doing."""
 
-    __slots__ = ("_body", "_budget", "_first_request", "_socket")
+    __slots__ = ("_body", "_budget", "_first_request", "_queued", "_socket")
 
     def __init__(self, server: web.Server, budget: ConnectionBudget) -> None:
         loop = asyncio.get_running_loop()
@@ -98,6 +99,7 @@ class Connection(web.RequestHandler):
         self._body: StreamReader | None = None
         self._socket: asyncio.Transport | None = None  # aiohttp forgets its own before it is closed
         self._first_request: asyncio.TimerHandle | None = None
+        self._queued = False  # whether a request has come whole that no middleware has seen: that takes aiohttp a while
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -113,11 +115,13 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        self._queued = self._queued or self._has_queued()
         self._fail_broken_body()
 
     def head_arrived(self, request: web.BaseRequest) -> None:
         """A request begins; its body may be still to come."""
         self._drop_timer()
+        self._queued = self._has_queued()
         self._body = request.content
         self._fail_broken_body()
 
@@ -139,14 +143,19 @@ class Connection(web.RequestHandler):
             if unread:
                 body.feed_eof()  # aiohttp would go on reading for a while, and inflate what may be a bomb
             self._body = None
+            self._queued = self._has_queued()
             self._budget.set_idle(self)
 
     def evict(self) -> bool:
-        """Close it at once, unless its next request is queued or its last answer still being sent; whether it is."""
-        if self._messages or self._socket is None or self._socket.get_write_buffer_size():
+        """Close it at once, unless a request has come or its last answer is still being sent; whether it is."""
+        has_request = self._queued or (self._body is not None and self._body.is_eof())
+        if has_request or self._socket is None or self._socket.get_write_buffer_size():
             return False
         self._socket.abort()
         return True
+
+    def _has_queued(self) -> bool:
+        return any(isinstance(head, RawRequestMessage) and body.is_eof() for head, body in self._messages)
 
     def _fail_broken_body(self) -> None:
         """aiohttp queues its answer to bytes it cannot parse behind the request that waits for them as its body."""
