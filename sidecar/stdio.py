@@ -50,10 +50,11 @@ async def serve_stdio(settings: Settings, signals: StopSignals) -> None:
 
 
 async def _ended(talking: asyncio.Task[None]) -> None:
+    """What fails because it is cut off here, such as a message on its way to the server, is no crash."""
+    if talking.done() and not talking.cancelled() and (error := talking.exception()) is not None:
+        _log.error("the MCP connection crashed", exc_info=error)
     talking.cancel()
     await asyncio.gather(talking, return_exceptions=True)
-    if not talking.cancelled() and (error := talking.exception()) is not None:
-        _log.error("the MCP connection crashed", exc_info=error)
 
 
 async def _first_of(*waits: Awaitable[object], seconds: float | None = None) -> None:

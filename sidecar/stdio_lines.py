@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -161,7 +162,7 @@ class _Lines:
                 yield line
 
     def _read(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
+        with contextlib.suppress(RuntimeError, CancelledError):  # the loop is closed, or being closed
             with contextlib.suppress(OSError), os.fdopen(self._descriptor, "rb") as file:
                 while line := file.readline(MAX_MESSAGE_BYTES + 1):
                     rest = line

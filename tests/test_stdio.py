@@ -61,6 +61,45 @@ async def ended(process: asyncio.subprocess.Process) -> int:
         return await process.wait()
 
 
+STOPPED_AT_ONCE = """
+import asyncio, os
+from dataclasses import replace
+from sidecar.config import read_settings
+from sidecar.observe.logs import configure_logging
+from sidecar.process import StopSignals
+from sidecar.stdio import serve_stdio
+
+settings = read_settings(os.environ)
+configure_logging(settings.log)
+
+async def main():
+    signals = StopSignals()
+    signals.begin_stop()
+    await serve_stdio(replace(settings, listen=replace(settings.listen, host="127.0.0.1", port=0)), signals)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_stop_while_messages_are_on_their_way_is_no_crash(kserve: FakeKServe, tmp_path: Path) -> None:
+    """As when a host that has gone sends SIGHUP during the start: its requests are still in the pipe."""
+    pings = ({"jsonrpc": "2.0", "id": number, "method": "ping"} for number in range(2, 8))
+    unread, output = os.pipe()
+    os.close(unread)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", STOPPED_AT_ONCE),
+        env=settings(kserve, tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.PIPE,
+    )
+    os.close(output)
+    async with asyncio.timeout(30):
+        _, log = await process.communicate(lines(LEGACY[0], *pings))
+    assert (process.returncode, log.count(b"Traceback"), log.count(b"crashed")) == (0, 0, 0)
+    assert b"stopped" in log
+
+
 @pytest.mark.parametrize("end", [b"", b"\n"], ids=["no last line end", "ended"])
 @pytest.mark.parametrize("messages", [LEGACY, MODERN], ids=["legacy", "modern"])
 async def test_a_pipe_that_holds_a_request_gets_its_result(
