@@ -192,3 +192,48 @@ async def test_requests_behind_one_another_are_answered_in_order() -> None:
         two = head("/size", "Content-Length: 4") + b"abcd"
         streams[1].write(one + two)
         assert [await answered(streams), await answered(streams)] == [(200, {"size": 3}), (200, {"size": 4})]
+
+
+class Clients:
+    """Each posts on a connection of its own."""
+
+    def __init__(self, of: Streams) -> None:
+        self._port = of[1].get_extra_info("peername")[1]
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def post(self, body: bytes, *, length: int | None = None) -> Streams:
+        streams = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers.append(streams[1])
+        size = len(body) if length is None else length
+        streams[1].write(f"POST /size HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode() + body)
+        return streams
+
+    async def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
+
+
+async def test_large_bodies_of_requests_in_progress_have_a_bound_together_and_small_ones_get_through() -> None:
+    """A thousand connections that each hold a quarter of a megabyte would take more than the container has."""
+    async with reading(BodyReader(max_large=100_000)) as streams:
+        clients = Clients(streams)
+        first = await clients.post(b"x" * 90_000, length=100_000)
+        async with asyncio.timeout(20):
+            while (await answered(await clients.post(b"x" * 60_000)))[0] != 503:  # until the first has been read
+                pass
+        assert await answered(await clients.post(b"x" * 16_000)) == (200, {"size": 16_000})
+        first[1].write(b"x" * 10_000)
+        assert await answered(first) == (200, {"size": 100_000})
+        assert await answered(await clients.post(b"x" * 60_000)) == (200, {"size": 60_000})
+        await clients.close()
+
+
+async def test_a_body_of_many_small_values_weighs_what_they_take_when_parsed() -> None:
+    async with reading(BodyReader(max_large=100_000)) as streams:
+        clients = Clients(streams)
+        refused = await clients.post(b"[],[]," * 2_000)
+        told = "Other requests with large bodies are in progress. Try again later."
+        assert await answered(refused) == (503, {"error": told})
+        assert await closed(refused)
+        await clients.close()
