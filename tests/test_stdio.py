@@ -63,11 +63,10 @@ async def ended(process: asyncio.subprocess.Process) -> int:
 
 STOPPED_AT_ONCE = """
 import asyncio, os
-from dataclasses import replace
 from sidecar.config import read_settings
 from sidecar.observe.logs import configure_logging
 from sidecar.process import StopSignals
-from sidecar.stdio import serve_stdio
+from sidecar.stdio import on_loopback, serve_stdio
 
 settings = read_settings(os.environ)
 configure_logging(settings.log)
@@ -75,7 +74,7 @@ configure_logging(settings.log)
 async def main():
     signals = StopSignals()
     signals.begin_stop()
-    await serve_stdio(replace(settings, listen=replace(settings.listen, host="127.0.0.1", port=0)), signals)
+    await serve_stdio(on_loopback(settings), signals)
 
 asyncio.run(main())
 """
