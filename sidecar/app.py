@@ -18,7 +18,7 @@ from sidecar.core.clock_guard import ClockGuard
 from sidecar.core.generation import Lane
 from sidecar.core.generation_queue import ModelQueue
 from sidecar.core.jobs import JobService
-from sidecar.core.readiness import Health, RuntimeWatch, StorageWatch
+from sidecar.core.readiness import CleanupWatch, Health, RuntimeWatch, StorageWatch
 from sidecar.core.service import ImageService
 from sidecar.core.sweeper import Sweeper
 from sidecar.edge import favicon, gallery, health, images_http, keys, metrics_http
@@ -91,8 +91,8 @@ async def _parts(app: web.Application) -> AsyncIterator[None]:
         metrics = app[keys.METRICS] = Metrics(
             {name: lane.queue for name, lane in lanes.items()}, settings.storage.backend, settings.storage.max_bytes
         )
-        activity = Activity(clock)
-        observer.all = (metrics, EventLog(), activity)
+        activity, cleanup_watch = Activity(clock), CleanupWatch(clock)
+        observer.all = (metrics, EventLog(), activity, cleanup_watch)
         storage = await parts.enter_async_context(opened_store(settings.storage, clock=clock, observer=observer))
         service = app[keys.SERVICE] = ImageService(
             lanes=lanes,
@@ -114,7 +114,7 @@ async def _parts(app: web.Application) -> AsyncIterator[None]:
         )
         storage_watch = StorageWatch(storage, clock, observer)
         runtime_watches = {name: RuntimeWatch(lane, clock, observer) for name, lane in lanes.items()}
-        app[keys.HEALTH] = Health(storage_watch, runtime_watches)
+        app[keys.HEALTH] = Health(storage_watch, cleanup_watch, runtime_watches)
         app[gallery.STATUS] = gallery.Status(service, app[keys.HEALTH], activity, clock)
         sweeper = Sweeper(
             storage,

@@ -152,6 +152,25 @@ class StorageSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StorageProbed:
+    """What was found out about this kind of store. `shortfall` is empty where it lacks nothing that matters."""
+
+    backend: str
+    summary: str
+    shortfall: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndForgotten:
+    """The store refused for so long to record how a generation ended that this process gave up."""
+
+    model: str
+    status: str
+    hours: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageCounted:
     backend: str
     inventory: Inventory
@@ -175,7 +194,7 @@ class RuntimeSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    """A clean-up pass ended; `failure` says why it stopped early, if it did."""
+    """A clean-up pass ended; `failure` says why it stopped early or, where it went on, what failed first in it."""
 
     report: SweepReport
     failure: str | None = None
@@ -206,6 +225,8 @@ Event = (
     | Spooled
     | SpooledImageLost
     | StorageSeen
+    | StorageProbed
+    | EndForgotten
     | StorageCounted
     | JobsCounted
     | RuntimeSeen

@@ -161,6 +161,15 @@ class OpenFile(Protocol):
     def release(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found out about a store, for an operator: what it can do, and why it promises less than it should."""
+
+    summary: str
+    shortfall: str = ""
+    """Empty where it lacks nothing that matters."""
+
+
 RecordFilter = Callable[[ImageRecord], bool]
 """Whether a record is one that the caller looks for."""
 
@@ -265,6 +274,11 @@ class Storage(Protocol):
 
     async def check(self) -> None:
         """Prove that the store can be written. Raises StorageFailure; StoreAway where images are held meanwhile."""
+        ...
+
+    @property
+    def findings(self) -> Findings | None:
+        """What `check` found out about this kind of store; None where there was nothing to find out, or not yet."""
         ...
 
 

@@ -63,6 +63,7 @@ class Odd:
         self.endless: set[str] = set()  # parts of the keys whose objects do not end
         self.given_endlessly = 0
         self.is_a_web_page = False
+        self.is_full = False
         self.conflicts = 0
         self.deletions: list[str] = []
         self.on_get: dict[str, Callable[[], object]] = {}
@@ -88,6 +89,8 @@ class Odd:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body, key = await request.read(), request.path.removeprefix("/pictures/")
         await self.answering.wait()
+        if self.is_full:
+            return web.Response(status=403, text="<Error><Code>QuotaExceeded</Code></Error>")
         if "list-type" in request.query:
             return self._list(request.query["prefix"], request.query.get("start-after", ""))
         if self.is_a_web_page and request.method != "PUT":
@@ -97,9 +100,10 @@ class Odd:
         if request.method in ("DELETE", "POST"):
             if key in self.on_delete:
                 await self.on_delete.pop(key)()
-            if any(part in key for part in self.undeletable):
+            named = re.findall(r"<Key>([^<]+)</Key>", body.decode())
+            if any(part in one for part in self.undeletable for one in [key, *named]):
                 return web.Response(status=400, text="<Error><Code>InvalidRequest</Code></Error>")
-            for gone in [key, *re.findall(r"<Key>([^<]+)</Key>", body.decode())]:
+            for gone in [key, *named]:
                 self.kept.pop(gone, None)
                 self.deletions.append(gone)
             return web.Response()

@@ -13,7 +13,7 @@ import pytest
 from sidecar.config import read_settings
 from sidecar.core.generation import Lane
 from sidecar.core.generation_queue import ModelQueue
-from sidecar.core.readiness import Check, Health, RuntimeWatch, StorageWatch
+from sidecar.core.readiness import Check, CleanupWatch, Health, RuntimeWatch, StorageWatch
 from sidecar.domain import GenerationRequest, JobId, JobRecord, JobResult, MissingImage
 from sidecar.edge.gallery import wording
 from sidecar.events import JobEnded
@@ -113,7 +113,7 @@ def standing_of(**models: tuple[str, int, int]) -> str:
         watches[name].check = Check(readiness)
         for _ in range(in_flight + waiting):
             queue.join(1, retry_after=1)
-    health = Health(StorageWatch(NO_STORE, clock, lambda _event: None), watches)
+    health = Health(StorageWatch(NO_STORE, clock, lambda _event: None), CleanupWatch(clock), watches)
     return wording.summary(lanes, health)
 
 

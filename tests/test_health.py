@@ -231,7 +231,7 @@ async def test_a_store_that_cannot_be_written_at_the_start_is_alive_but_not_star
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     sidecar = await start_sidecar(STORAGE_PATH=str(tmp_path / "file" / "images"))
-    checks = {"storage": "degraded", "runtime/painter": "ok"}
+    checks = {"storage": "degraded", "cleanup": "degraded", "runtime/painter": "ok"}
     await becomes(sidecar, "/startupz", (503, "starting", checks))
     assert await verdict(sidecar, "/readyz") == (503, "not ready", checks)
     assert (await sidecar.get("/livez"))[0].status == 200

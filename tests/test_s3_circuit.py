@@ -42,7 +42,7 @@ async def fall_silent(odd: Odd, bucket: Bucket) -> None:
     """The store takes a call and does not answer it."""
     odd.going_on.clear()
     with pytest.raises(StoreAway):
-        await bucket.run("put", lambda: bucket._put("silence", Body=b""), BRIEF)
+        await bucket.run("put", lambda: bucket.objects.put("silence", Body=b""), BRIEF)
     assert bucket.away
     odd.asked.clear()
 
@@ -58,7 +58,7 @@ async def put(bucket: Bucket, key: str) -> str:
 async def test_whoever_waits_for_a_connection_in_vain_does_not_take_the_store_for_away(odd: Odd) -> None:
     odd.going_on.clear()
     async with bucket_of(odd, HeldClock(), pool_size=1) as bucket:
-        uploading = asyncio.create_task(bucket.run("commit", lambda: bucket._put("large", Body=b""), LONG))
+        uploading = asyncio.create_task(bucket.run("commit", lambda: bucket.objects.put("large", Body=b""), LONG))
         await odd.asked.wait()
         with pytest.raises(StorageFailure, match="more to do with the image store") as told:
             await bucket.get("get", "small")

@@ -71,7 +71,9 @@ async def test_wrong_credentials_are_told_from_a_missing_right(
     name: str, value: str, code: str, s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    assert await told(s3, tmp_path) == f"The image store does not accept the credentials ({code})."
+    detail = await told(s3, tmp_path)
+    assert f"403 {code}" in detail
+    assert name in detail
 
 
 async def test_no_credentials_at_all_are_told(
@@ -81,20 +83,6 @@ async def test_no_credentials_at_all_are_told(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     assert (await told(s3, tmp_path)).startswith("There are no credentials for the image store")
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [("AccessDenied", "the credentials lack a right"), ("RequestTimeTooSkewed", "refuses this machine's clock")],
-)
-async def test_a_refusal_is_told_by_its_kind(
-    code: str, words: str, s3: dict[str, str], tmp_path: Path, aiohttp_server: Any
-) -> None:
-    async def refuse(_request: web.Request) -> web.Response:
-        text = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>"
-        return web.Response(status=403, text=text, content_type="application/xml")
-
-    assert words in await told({**s3, "S3_ENDPOINT_URL": await serving(aiohttp_server, refuse)}, tmp_path)
 
 
 @pytest.mark.parametrize("status", [200, 404, 403])

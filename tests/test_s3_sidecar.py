@@ -93,11 +93,11 @@ async def toll(aiohttp_server: Any, s3: dict[str, str]) -> AsyncIterator[tuple[T
 
 
 async def settled(on_the_way: Toll) -> None:
-    """Wait until what a sidecar does on starting is over: its first pass ends with a batch of deletions."""
+    """Wait until what a sidecar does on starting is over: the probe and the first pass delete a batch each."""
 
     def over() -> bool:
         looks = [path for kind, path in on_the_way.passed if kind == "LIST" and path.endswith("jobs/open/")]
-        return len(looks) == 2 and on_the_way.counts("POST") == [1]
+        return len(looks) == 2 and on_the_way.counts("POST") == [2]
 
     async with asyncio.timeout(20):
         while not over():

@@ -29,7 +29,7 @@ from sidecar.domain import (
 )
 from sidecar.errors import StorageFailure
 from sidecar.events import Event, StorageCounted, Swept
-from sidecar.ports import ExpiredImage, Link, OpenFile, RecordFilter, StagedFile, SystemClock
+from sidecar.ports import ExpiredImage, Findings, Link, OpenFile, RecordFilter, StagedFile, SystemClock
 from sidecar.storages import keys
 from sidecar.storages.directory import Directory
 from sidecar.storages.file import FileStorage
@@ -385,6 +385,10 @@ class ManyExpired:
         raise NotImplementedError
 
     async def check(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def findings(self) -> Findings | None:
         raise NotImplementedError
 
     async def open(self, stored: StoredImage, head: int) -> OpenFile:

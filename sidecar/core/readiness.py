@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sidecar.core.generation import Lane
 from sidecar.errors import INTERNAL, SidecarError, StoreAway
-from sidecar.events import Crashed, RuntimeSeen, StorageSeen
-from sidecar.ports import Clock, Observer, Readiness, Storage
+from sidecar.events import Crashed, Event, RuntimeSeen, StorageProbed, StorageSeen, Swept
+from sidecar.ports import Clock, Findings, Observer, Readiness, Storage
 
 PROBE_SECONDS = 5.0
 
@@ -47,6 +47,9 @@ class StorageWatch(Watch):
         super().__init__(clock, Check("unknown", "not yet tried"))
         self._storage = storage
         self._observer = observer
+        self._findings: Findings | None = None
+        self.capabilities = Watch(clock, Check("unknown"))
+        """What this kind of store was found to lack; unknown where there is nothing to find out."""
         self.took_images = False
 
     async def run(self) -> None:
@@ -69,11 +72,38 @@ class StorageWatch(Watch):
             self.check = Check("degraded", self._waiting.strip()) if self._storage.held else Check("ok")
             self.took_images = writable = True
         self._observer(StorageSeen(backend=self._storage.backend, writable=writable, detail=self.check.detail))
+        self._look_at_findings()
+
+    def _look_at_findings(self) -> None:
+        found = self._storage.findings
+        if found is None or found == self._findings:
+            return
+        self._findings = found
+        self.capabilities.check = Check("degraded", found.shortfall) if found.shortfall else Check("ok", found.summary)
+        self._observer(StorageProbed(backend=self._storage.backend, summary=found.summary, shortfall=found.shortfall))
 
     @property
     def _waiting(self) -> str:
         """What would be lost with this pod."""
         return f" Finished images waiting on this pod for the store: {held}." if (held := self._storage.held) else ""
+
+
+class CleanupWatch(Watch):
+    """How the last clean-up pass went: an observer of passes."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock, Check("unknown", "not yet tried"))
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Swept):
+            self.check = _of_a_pass(event)
+
+
+def _of_a_pass(swept: Swept) -> Check:
+    if not (swept.failure or swept.report.errors):
+        return Check("ok")
+    counted = f"The last clean-up pass had {swept.report.errors} error{'s' * (swept.report.errors != 1)}"
+    return Check("degraded", f"{counted}: {swept.failure}" if swept.failure else f"{counted}.")
 
 
 class RuntimeWatch(Watch):
@@ -124,15 +154,21 @@ class RuntimeWatch(Watch):
 class Health:
     """The three probes, each a verdict and its checks by name."""
 
-    def __init__(self, storage: StorageWatch, runtimes: Mapping[str, RuntimeWatch]) -> None:
+    def __init__(self, storage: StorageWatch, cleanup: CleanupWatch, runtimes: Mapping[str, RuntimeWatch]) -> None:
         self.storage = storage
+        self.cleanup = cleanup
         self.runtimes = runtimes
         self.stopping = False
 
     @property
-    def checks(self) -> dict[str, Check]:
-        runtimes = {f"runtime/{model}": watch.check for model, watch in self.runtimes.items()}
-        return {"storage": self.storage.check, **runtimes}
+    def watches(self) -> dict[str, Watch]:
+        """By name. Capabilities are there once a store was probed for them, clean-up while it fails."""
+        watches: dict[str, Watch] = {"storage": self.storage}
+        if self.storage.capabilities.check.status != "unknown":
+            watches["storage/capabilities"] = self.storage.capabilities
+        if self.cleanup.check.status == "degraded":
+            watches["cleanup"] = self.cleanup
+        return watches | {f"runtime/{model}": watch for model, watch in self.runtimes.items()}
 
     @property
     def started(self) -> bool:

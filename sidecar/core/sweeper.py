@@ -41,6 +41,8 @@ class Sweeper:
         self._clock = clock
         self._observer = observer
         self._guard = guard or ClockGuard(storage, clock)
+        self._failed_first: str | None = None
+        """What the first image of this pass that could not be deleted came to."""
         self._behind = ""
         """The key of the last image that was tried in a pass that came to its bound."""
 
@@ -59,6 +61,7 @@ class Sweeper:
         started = self._clock.monotonic()
         counts: Counter[str] = Counter()
         more, skipped, failure = False, False, None
+        self._failed_first = None
         try:
             if doubt := await self._guard.doubt():
                 skipped = True
@@ -67,14 +70,11 @@ class Sweeper:
             else:
                 more = await self._delete_expired(counts)
                 await self._tidy(counts)
-        except SidecarError as error:
-            failure = error.detail
-            counts["errors"] += 1
         except Exception as error:
-            failure = repr(error)
+            failure = _detail_of(error)
             counts["errors"] += 1
         report = replace(SweepReport(more=more, skipped=skipped, **counts), seconds=self._clock.monotonic() - started)
-        self._observer(Swept(report=report, failure=failure))
+        self._observer(Swept(report=report, failure=failure or self._failed_first))
         return report
 
     async def _delete_expired(self, counts: Counter[str]) -> bool:
@@ -106,6 +106,7 @@ class Sweeper:
         for deletion in await self._storage.delete_expired(batch):
             if isinstance(deletion, BaseException):
                 counts["errors"] += 1
+                self._failed_first = self._failed_first or _detail_of(deletion)
             else:
                 gone += 1
                 counts["deleted"] += deletion.first
@@ -129,3 +130,7 @@ class Sweeper:
         counts["leftovers_deleted"] += inventory.orphans_deleted
         counts["errors"] += inventory.errors
         self._observer(StorageCounted(backend=self._storage.backend, inventory=inventory))
+
+
+def _detail_of(error: BaseException) -> str:
+    return error.detail if isinstance(error, SidecarError) else repr(error)

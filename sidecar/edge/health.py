@@ -29,7 +29,7 @@ async def livez(_request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     health = request.app[HEALTH]
-    degraded = any(check.status not in ("ok", "busy") for check in health.checks.values())
+    degraded = any(watch.check.status not in ("ok", "busy") for watch in health.watches.values())
     good = "degraded" if degraded else "ok"
     bad = "stopping" if health.stopping else "not ready"
     return _verdict(request, health.ready, good if health.ready else bad)
@@ -47,5 +47,8 @@ async def drained(request: web.Request) -> web.Response:
 
 
 def _verdict(request: web.Request, good: bool, status: str) -> web.Response:
-    checks = {name: asdict(check) for name, check in request.app[HEALTH].checks.items()}
+    checks = {
+        name: {**asdict(watch.check), "since": watch.since.isoformat()}
+        for name, watch in request.app[HEALTH].watches.items()
+    }
     return web.json_response({"status": status, "checks": checks}, status=200 if good else 503)

@@ -21,6 +21,7 @@ from sidecar.errors import bounded, cleaned
 from sidecar.events import (
     CleanupSkipped,
     Crashed,
+    EndForgotten,
     Event,
     FileDamaged,
     GenerationEnded,
@@ -33,6 +34,7 @@ from sidecar.events import (
     RuntimeSeen,
     SpooledImageLost,
     StorageOperation,
+    StorageProbed,
     StorageSeen,
     Swept,
 )
@@ -175,6 +177,8 @@ class EventLog:
             FileDamaged: self._on_file_damaged,
             SpooledImageLost: self._on_spooled_image_lost,
             StorageSeen: self._on_storage_seen,
+            StorageProbed: self._on_storage_probed,
+            EndForgotten: self._on_end_forgotten,
             RuntimeSeen: self._on_runtime_seen,
             Swept: self._on_swept,
             CleanupSkipped: self._on_cleanup_skipped,
@@ -257,6 +261,19 @@ class EventLog:
                 self._log.info("store can be written", backend=event.backend)
             else:
                 self._log.error("store cannot be written", backend=event.backend, detail=event.detail)
+
+    def _on_storage_probed(self, event: StorageProbed) -> None:
+        log = self._log.warning if event.shortfall else self._log.info
+        log("probed the store", backend=event.backend, found=event.summary, detail=event.shortfall or None)
+
+    def _on_end_forgotten(self, event: EndForgotten) -> None:
+        self._log.error(
+            "gave up recording how a generation ended",
+            model=event.model,
+            status=event.status,
+            hours=event.hours,
+            detail=event.detail,
+        )
 
     def _on_runtime_seen(self, event: RuntimeSeen) -> None:
         if self._runtime_ready.get(event.model) != event.ready:

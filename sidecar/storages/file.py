@@ -58,6 +58,7 @@ class FileStorage:
     """
 
     backend = Directory.backend
+    findings = None
 
     def __init__(
         self, root: Path, *, max_bytes: int | None, free_share: float | None = None, clock: Clock, observer: Observer

@@ -30,14 +30,25 @@ from sidecar.domain import (
     StoredImage,
     owner_tag,
 )
-from sidecar.errors import ImageNotFound, InvalidRequest, SidecarError, StorageFailure, StoreAway
-from sidecar.ports import EXAMINED_RECORDS, Clock, ExpiredImage, Link, Observer, OpenFile, RecordFilter, StagedFile
+from sidecar.errors import ImageNotFound, InvalidRequest, StorageFailure
+from sidecar.ports import (
+    EXAMINED_RECORDS,
+    Clock,
+    ExpiredImage,
+    Findings,
+    Link,
+    Observer,
+    OpenFile,
+    RecordFilter,
+    StagedFile,
+)
 from sidecar.storages import keys, listed_keys, s3_links
 from sidecar.storages.disk import LEFTOVER_SECONDS
 from sidecar.storages.file import FileStorage
 from sidecar.storages.recent import RecentImages
 from sidecar.storages.records import encode_record
 from sidecar.storages.s3_bucket import BACKEND, Bucket
+from sidecar.storages.s3_check import StoreCheck
 from sidecar.storages.s3_client import opened_bucket
 from sidecar.storages.s3_deletions import CLAIMS, BucketDeletions
 from sidecar.storages.s3_download import Downloads
@@ -113,8 +124,8 @@ class S3Storage:
         self._inventory = BucketInventory(bucket)
         self._deletions = BucketDeletions(bucket, self._records, self._forget)
         self._downloads = Downloads(bucket)
-        self._was_writable = False
         self.waiting = WaitingImages(spool, self.send, clock=clock, observer=observer)
+        self._check = StoreCheck(bucket, spool, self.waiting, instance=self.instance, clock=clock)
         self._local = LocalRoom(spool, lambda: self.held, clock)
         self.just_sent = self._local.just_sent
         self.jobs = S3Jobs(bucket, clock, observer)
@@ -363,36 +374,8 @@ class S3Storage:
 
         Raises StoreAway where images are taken all the same, and StorageFailure where they are not.
         """
-        bucket = await self._trouble_of_the_bucket()
-        spool = await self._trouble_of_the_spool(holds=isinstance(bucket, StoreAway))
-        if isinstance(bucket, StoreAway) and spool is None:
-            words = f"{bucket.detail} Finished images are held on this pod until it is back."
-            raise StoreAway(bucket.message, retry_after=bucket.retry_after, detail=words)
-        problems = [error for error in (bucket, spool) if error]
-        if problems:
-            raise StorageFailure(
-                problems[0].message,
-                retry_after=problems[0].retry_after,
-                detail=" ".join(error.detail for error in problems),
-            )
+        await self._check.run()
 
-    async def _trouble_of_the_bucket(self) -> SidecarError | None:
-        try:
-            # while images wait, reading does not tell why
-            await self._bucket.check(self.instance, was_writable=self._was_writable and not self.held)
-        except SidecarError as error:
-            self._was_writable = False
-            return error
-        self._was_writable = True
-        self.waiting.store_is_back()
-        return None
-
-    async def _trouble_of_the_spool(self, *, holds: bool) -> SidecarError | None:
-        try:
-            await self._spool.check()
-            if holds:
-                await self.waiting.recall()
-        except SidecarError as error:
-            detail = f"The spool (SPOOL_PATH): {error.detail}"
-            return StorageFailure(error.message, retry_after=error.retry_after, detail=detail)
-        return None
+    @property
+    def findings(self) -> Findings | None:
+        return self._check.findings

@@ -1,8 +1,8 @@
 """One bucket through one client: each call under its own deadline, timed, its errors translated.
 
-An answer is accepted only if it looks like S3, and is read up to a bound, whatever its Content-Length says. A
-store that was found away is left alone for some seconds, so that of many calls one waits and the others fail at once
-(s3_circuit.py).
+An answer is read up to a bound, whatever its Content-Length says. The requests themselves, in the dialect of each
+store, are in s3_objects.py. A store that was found away is left alone for some seconds, so that of many calls one waits
+and the others fail at once (s3_circuit.py).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError, NoCredentialsError
-from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from sidecar.config import S3Settings, without_credentials
 from sidecar.errors import StorageFailure, bounded
@@ -26,11 +27,12 @@ from sidecar.events import CleanupSkipped, CleanupSkipReason, FileDamaged
 from sidecar.ports import Clock, Observer
 from sidecar.storages.directory import failure_of as disk_failure_of
 from sidecar.storages.records import OtherVersion
-from sidecar.storages.s3_body import pieces_of
+from sidecar.storages.s3_capabilities import Capabilities, probe
 from sidecar.storages.s3_circuit import Circuit
-from sidecar.storages.s3_errors import ABSENT, OUT_OF_RANGE, TROUBLES, Damaged, NotS3, Unreached, code_of, failure_of
+from sidecar.storages.s3_errors import TROUBLES, Damaged, Unreached, failure_of
 from sidecar.storages.s3_links import Signer
 from sidecar.storages.s3_listing import Entry, parsed
+from sidecar.storages.s3_objects import Conflict, Objects
 from sidecar.storages.stated import stated
 
 _T = TypeVar("_T")
@@ -44,6 +46,7 @@ MAX_OBJECT_BYTES = 1024 * 1024
 """Of an object that is read whole. Records, jobs and thumbnails of ours have about a tenth at most."""
 _SLOWEST_BYTES_PER_SECOND = 256 * 1024
 _DELETED_AT_ONCE = 1000
+_SINGLE_DELETIONS_AT_ONCE = 8
 _CONFLICTS = 6
 
 
@@ -54,6 +57,7 @@ class Bucket:
         self, client: Any, session: Any, settings: S3Settings, *, clock: Clock, observer: Observer, deadline: float
     ) -> None:
         self.client = client
+        self.objects = Objects(client, settings.bucket, settings.prefix)
         self.region = str(client.meta.region_name)
         self._session = session
         self.name = settings.bucket
@@ -74,7 +78,7 @@ class Bucket:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     async def put(self, operation: str, key: str, data: bytes, content_type: str = "application/json") -> None:
-        await self.run(operation, lambda: self._put(key, Body=data, ContentType=content_type))
+        await self.run(operation, lambda: self.objects.put(key, Body=data, ContentType=content_type))
 
     async def upload(self, operation: str, key: str, file: Path, size: int, **headers: Any) -> None:
         """Send a local file of known length; it is read as it goes. With the metadata `sha256` the store checks it."""
@@ -85,10 +89,13 @@ class Bucket:
             raise disk_failure_of(error) from error
         deadline = self._deadline + size / _SLOWEST_BYTES_PER_SECOND
         with opened:
-            await self.run(operation, lambda: self._put(key, Body=opened, ContentLength=size, **headers), deadline)
+            await self.run(
+                operation, lambda: self.objects.put(key, Body=opened, ContentLength=size, **headers), deadline
+            )
 
     async def create_once(self, operation: str, key: str, data: bytes, mark: str | None = None) -> bool:
-        """Write an object unless it is there; whether this call did. Of concurrent callers one succeeds.
+        """Write an object unless it is there; whether this call did. Of concurrent callers one succeeds, where the
+        store has conditional PUT (s3_objects.py).
 
         The object carries a mark of this very call, because the answer to a PUT that was made may be lost, and the one
         that is sent again then finds itself. A caller that may have to take the object back passes its own mark.
@@ -105,59 +112,45 @@ class Bucket:
 
     async def _create_once(self, key: str, data: bytes, mark: str) -> bool:
         attempts = AsyncRetrying(
-            retry=retry_if_result(lambda outcome: outcome == "conflict"),
+            retry=retry_if_exception_type(Conflict),
             stop=stop_after_attempt(_CONFLICTS),
             wait=wait_random_exponential(0.05, max=1),
             sleep=self._clock.sleep,
-            retry_error_callback=lambda _: "conflict",
+            reraise=True,
         )
-        outcome: str = await attempts(self._try_to_create, key, data, mark)
-        if outcome == "there":
-            found = await self._head(key)
-            return found is not None and found["Metadata"].get("mark") == mark
-        if outcome == "conflict":
-            raise StorageFailure("The image store could not decide between several writers.", retry_after=1)
-        return True
-
-    async def _try_to_create(self, key: str, data: bytes, mark: str) -> str:
         try:
-            await self._put(key, Body=data, ContentType="application/json", IfNoneMatch="*", Metadata={"mark": mark})
-        except ClientError as error:
-            if code_of(error) in ("PreconditionFailed", "412"):
-                return "there"
-            if code_of(error) in ("ConditionalRequestConflict", "OperationAborted", "409"):
-                return "conflict"
-            raise
-        return "created"
-
-    async def _put(self, key: str, **arguments: Any) -> None:
-        _require_s3(await self.client.put_object(Bucket=self.name, Key=self.prefix + key, **arguments))
+            return await attempts(self.objects.create, key, data, mark)
+        except Conflict as error:
+            raise StorageFailure("The image store could not decide between several writers.", retry_after=1) from error
 
     async def delete(self, operation: str, keys: Iterable[str]) -> None:
-        """Delete what is there of these, up to a thousand in one call."""
+        """Delete what is there of these, up to a thousand in one call where the store can do that."""
         every = list(keys)
         for start in range(0, len(every), _DELETED_AT_ONCE):
             batch = every[start : start + _DELETED_AT_ONCE]
-            await self.run(operation, lambda batch=batch: self._delete(batch))  # type: ignore[misc]
+            if len(batch) == 1 or not await self._delete_together(operation, batch):
+                await self._delete_singly(operation, batch)
 
-    async def _delete(self, keys: list[str]) -> None:
-        if len(keys) == 1:
-            await self.client.delete_object(Bucket=self.name, Key=self.prefix + keys[0])
-            return
-        objects = [{"Key": self.prefix + key} for key in keys]
-        answer = await self.client.delete_objects(Bucket=self.name, Delete={"Objects": objects, "Quiet": True})
-        if errors := answer.get("Errors"):
-            raise ClientError({"Error": errors[0], "ResponseMetadata": answer["ResponseMetadata"]}, "DeleteObjects")
+    async def _delete_together(self, operation: str, keys: list[str]) -> bool:
+        """Whether the store could do it."""
+        if not self.objects.capabilities.multi_delete:
+            return False
+        return await self.run(operation, lambda: self.objects.delete_many(keys))
+
+    async def _delete_singly(self, operation: str, keys: list[str]) -> None:
+        """Some at a time. Where one fails the others of these are tried all the same, and the next are not."""
+        for start in range(0, len(keys), _SINGLE_DELETIONS_AT_ONCE):
+            some = keys[start : start + _SINGLE_DELETIONS_AT_ONCE]
+            deletions = (self.run(operation, partial(self.objects.delete, key)) for key in some)
+            for outcome in await asyncio.gather(*deletions, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, operation: str, key: str) -> bytes | None:
         """A small object whole, None where there is none. Raises Damaged for more than MAX_OBJECT_BYTES."""
-        return await self.run(operation, lambda: self._get(key))
-
-    async def _get(self, key: str) -> bytes | None:
-        answer = await self._get_object(Key=self.prefix + key)
-        return None if answer is None else b"".join(await pieces_of(answer, MAX_OBJECT_BYTES, key))
+        return await self.run(operation, lambda: self.objects.get(key, MAX_OBJECT_BYTES))
 
     async def read(self, operation: str, key: str, decode: Callable[[bytes], _T]) -> _T | None:
         """A small object decoded; None where there is none, or `decode` raises OtherVersion.
@@ -166,7 +159,7 @@ class Bucket:
         """
 
         async def call() -> _T | None:
-            data = await self._get(key)
+            data = await self.objects.get(key, MAX_OBJECT_BYTES)
             try:
                 return None if data is None else decode(data)
             except OtherVersion:
@@ -177,53 +170,23 @@ class Bucket:
         return await self.run(operation, call)
 
     async def exists(self, operation: str, key: str) -> bool:
-        """By a GET of one byte: its 404 tells a missing object from a missing store, a HEAD's may be any proxy's."""
-        return await self.run(operation, lambda: self._exists(key))
-
-    async def _exists(self, key: str) -> bool:
-        try:
-            answer = await self._get_object(Key=self.prefix + key, Range="bytes=0-0")
-        except ClientError as error:
-            if code_of(error) in OUT_OF_RANGE:  # an empty object has no first byte
-                return True
-            raise
-        if answer is None:
-            return False
-        with contextlib.suppress(Damaged):  # the store does not know ranges
-            await pieces_of(answer, 1, key)
-        return True
-
-    async def _get_object(self, **arguments: Any) -> dict[str, Any] | None:
-        try:
-            answer: dict[str, Any] = await self.client.get_object(Bucket=self.name, **arguments)
-        except ClientError as error:
-            if code_of(error) == "NoSuchKey":
-                return None
-            raise
-        _require_s3(answer)
-        return answer
+        return await self.run(operation, lambda: self.objects.exists(key))
 
     async def head(self, operation: str, key: str) -> Mapping[str, Any] | None:
-        """What is known of an object, None where there is none."""
-        return await self.run(operation, lambda: self._head(key))
+        """What is known of an object, None where there is none. Its length may be missing: see `size`."""
+        return await self.run(operation, lambda: self.objects.head(key))
 
-    async def _head(self, key: str) -> dict[str, Any] | None:
-        try:
-            answer: dict[str, Any] = await self.client.head_object(Bucket=self.name, Key=self.prefix + key)
-        except ClientError as error:
-            if code_of(error) in ABSENT:
-                return None
-            raise
-        _require_s3(answer)
-        return answer
+    async def size(self, operation: str, key: str) -> int | None:
+        """An object's length in bytes, None where there is no object."""
+        return await self.run(operation, lambda: self.objects.size(key))
 
     async def holds(self, operation: str, key: str, size: int) -> bool:
-        """Whether there is an object, by HEAD. Raises Damaged for one of another size."""
+        """Whether there is an object. Raises Damaged for one of another size."""
 
         async def call() -> bool:
-            found = await self._head(key)
-            if found is not None and found.get("ContentLength", size) != size:
-                raise Damaged(key, f"{found['ContentLength']} bytes are stored, its record says {size}")
+            found = await self.objects.size(key)
+            if found is not None and found != size:
+                raise Damaged(key, f"{found} bytes are stored, its record says {size}")
             return found is not None
 
         return await self.run(operation, call)
@@ -241,16 +204,7 @@ class Bucket:
     async def _fetch(self, key: str, start: int, length: int) -> list[bytes] | None:
         """Raises Damaged where more than `length` bytes come."""
         deadline = self._deadline + length / _SLOWEST_BYTES_PER_SECOND
-        return await self._admitted(lambda: self._range(key, start, length), deadline)
-
-    async def _range(self, key: str, start: int, length: int) -> list[bytes] | None:
-        try:
-            answer = await self._get_object(Key=self.prefix + key, Range=f"bytes={start}-{start + length - 1}")
-        except ClientError as error:
-            if code_of(error) in OUT_OF_RANGE:
-                return []
-            raise
-        return None if answer is None else await pieces_of(answer, length, key)
+        return await self._admitted(lambda: self.objects.range(key, start, length), deadline)
 
     async def entries(
         self,
@@ -266,11 +220,11 @@ class Bucket:
 
         Keys that `names` returns None for are foreign and left out; with `cleans` they are counted as skipped.
         """
-        where = {"Bucket": self.name, "Prefix": self.prefix + prefix, "MaxKeys": page}
+        where: dict[str, Any] = {"Prefix": self.prefix + prefix, "MaxKeys": page}
         if after:
             where["StartAfter"] = self.prefix + after
         while True:
-            answer = await self.run(operation, lambda: self._list(where))
+            answer = await self.run(operation, lambda: self.objects.list(where))
             entries, foreign = parsed(answer.get("Contents", ()), self.prefix, names)
             if foreign and cleans:
                 self.skipped("foreign_key", len(foreign), f"{bounded(foreign[0], 120)} is not a key of this server's")
@@ -284,12 +238,6 @@ class Bucket:
         """State that clean-up kept what it might have deleted."""
         self._observer(CleanupSkipped(reason=reason, count=count, detail=detail))
 
-    async def _list(self, where: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = await self.client.list_objects_v2(**where)
-        if "KeyCount" not in answer and "Name" not in answer:
-            raise NotS3
-        return answer
-
     async def clock_offset(self) -> float | None:
         """Seconds by which the store's clock, as its answers date themselves, is ahead of this machine's.
 
@@ -299,7 +247,7 @@ class Bucket:
 
     async def _clock_offset(self) -> float | None:
         started = time.time()
-        answer = await self._list({"Bucket": self.name, "Prefix": f"{self.prefix}probe/", "MaxKeys": 1})
+        answer = await self.objects.list({"Prefix": f"{self.prefix}probe/", "MaxKeys": 1})
         middle = (started + time.time()) / 2
         with contextlib.suppress(KeyError, ValueError):
             date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
@@ -388,12 +336,16 @@ class Bucket:
             return
         await self.put("check", key, b"{}")
 
+    async def probe(self, instance: str) -> Capabilities:
+        """Find out what the store can do, on the object that `check` writes, and act on it from now on.
+
+        That object is gone afterwards.
+        """
+        key = f"probe/{instance}"
+        found = await self.run("check", lambda: probe(self.objects, key))
+        self.objects.capabilities = found
+        return found
+
     async def forget_probe(self, instance: str) -> None:
         with contextlib.suppress(StorageFailure):
             await self.delete("check", [f"probe/{instance}"])
-
-
-def _require_s3(answer: Mapping[str, Any]) -> None:
-    """Any web server answers 200 to something; a store tells an object's ETag."""
-    if "ETag" not in answer:
-        raise NotS3

@@ -73,9 +73,8 @@ class BucketDeletions:
         if await self._bucket.head("delete", keys.record_key(image_id)) is None:
             await self._bucket.delete("delete", [claim])
             return Deletion(first=False)
-        thumbnail = await self._bucket.head("delete", keys.thumbnail_key(image_id))
-        freed = (record.size_bytes if record else 0) + (thumbnail["ContentLength"] if thumbnail else 0)
-        return Deletion(first=True, freed_bytes=freed)
+        thumbnail = await self._bucket.size("delete", keys.thumbnail_key(image_id))
+        return Deletion(first=True, freed_bytes=(record.size_bytes if record else 0) + (thumbnail or 0))
 
     async def remove(self, images: Sequence[tuple[ImageId, str | None]], claims: Sequence[ImageId] = ()) -> None:
         """Images with their keys in the expiry index.

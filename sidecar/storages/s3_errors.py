@@ -20,14 +20,11 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from sidecar.errors import ImageDamaged, StorageFailure, StoreAway, bounded
+from sidecar.storages.s3_refusals import FULL, advice, code_of, is_nameless, status_of
 
 RETRY_SECONDS = 30.0
 ABSENT = frozenset({"NoSuchKey", "404"})
 OUT_OF_RANGE = frozenset({"InvalidRange", "416"})
-_BAD_CREDENTIALS = frozenset(
-    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidClientTokenId"}
-)
-_SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
 _ROLES = frozenset({"AssumeRole", "AssumeRoleWithWebIdentity"})
 _CHANGED = frozenset({"XAmzContentSHA256Mismatch", "BadDigest"})
 _BUSY = frozenset({"SlowDown", "ServiceUnavailable", "503", "Throttling", "RequestLimitExceeded"})
@@ -62,10 +59,6 @@ class Silent(Unreached):
     """No answer came in time: from a store that is away, or to more than was sent at once."""
 
 
-def code_of(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
 def failure_of(error: Exception, *, bucket: str, endpoint: str) -> StorageFailure:
     """What a caller is told and, as the detail, what an operator is; `endpoint` is the store's address."""
     if isinstance(error, ClientError) and error.operation_name in _ROLES:
@@ -97,26 +90,29 @@ def _unanswered(error: Exception, endpoint: str) -> StorageFailure:
 
 
 def _answered(error: ClientError, bucket: str, endpoint: str) -> StorageFailure:
-    code = code_of(error)
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code, status = code_of(error), status_of(error)
     if code == "NoSuchBucket":
         return _misconfigured(f"There is no bucket {bucket!r} at {endpoint}: create it, or look at S3_BUCKET.")
-    if code in _SKEWED:
-        return _failure("The image store refuses this machine's clock: it differs too much from the store's own.")
-    if code in _BAD_CREDENTIALS:
-        return _failure(f"The image store does not accept the credentials ({code}).")
+    if code in FULL:
+        full = (
+            f"The image store at {endpoint} has no room left for bucket {bucket!r} ({status} {code}): raise its quota "
+            "or shorten IMAGE_TTL."
+        )
+        return _away(StoreAway, "The image store has no room left.", full)
+    if (detail := advice(error, bucket, endpoint)) is not None:
+        return _misconfigured(detail)
     if code in _CHANGED:
         return _failure("The image store refuses a file that is not what its digest says: it has changed on the way.")
     if code in _BUSY:
         return _away(StoreAway, "The image store asks for patience: it is answering too many others.")
-    if status == 403:
-        detail = f"The image store forbids this use of bucket {bucket!r} (403): the credentials lack a right."
-        return _misconfigured(detail)
-    if status in _GATEWAY or (status >= 500 and not code.isdigit()):
-        detail = f"The image store at {endpoint} is out of order ({status} {bounded(code, 60)})."
-        return _away(StoreAway, "The image store is out of order.", detail)
-    if code.isdigit() or not code:  # S3 gives its errors names
-        return _misconfigured(f"What answers at {endpoint} is not an S3 store ({status}): look at S3_ENDPOINT_URL.")
+    if status in _GATEWAY or (status >= 500 and status != 501 and not is_nameless(error)):
+        words = f"The image store at {endpoint} is out of order ({status} {bounded(code, 60)})."
+        return _away(StoreAway, "The image store is out of order.", words)
+    if is_nameless(error):
+        return _misconfigured(
+            f"What answers at {endpoint} is not an S3 store ({status}): look at the scheme, host and port of "
+            "S3_ENDPOINT_URL."
+        )
     return _failure(f"The image store cannot do it ({status} {bounded(code, 60)}).")
 
 

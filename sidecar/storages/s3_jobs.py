@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 from sidecar.domain import JobCount, JobId, JobRecord, JobResult, Lease, StoredJob
-from sidecar.errors import JobNotFound, StorageFailure
+from sidecar.errors import JobNotFound, StorageFailure, StoreAway
 from sidecar.ports import Clock, Observer
 from sidecar.storages import keys, listed_keys
 from sidecar.storages.disk import LEFTOVER_SECONDS
@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 _LATER_ATTEMPTS = 2  # leases that others may have taken since this one; what is beyond is swept
 _DELETIONS_PER_PASS = 10_000
 _COUNT_SECONDS = 3600.0
-_TRIES = 10  # to win a key that is being given up
+_TRIES = 10  # to win a key that is being given up, and to take a mark back
 
 
 class S3Jobs:
@@ -54,8 +54,8 @@ class S3Jobs:
         self._counted_at = -math.inf
         self._read_before: dict[str, tuple[str, Any]] = {}
         """ETag and decoded content of the open objects, by key."""
-        self._regretted: set[tuple[str, str]] = set()
-        """Keys and marks of what must not have been made and may be there, or arrive yet."""
+        self._regretted: dict[tuple[str, str], int] = {}
+        """Keys and marks of what must not have been made and may be there, or arrive yet; how often it was refused."""
 
     # --- one job ------------------------------------------------------------------------------------------------------
 
@@ -100,17 +100,24 @@ class S3Jobs:
         try:
             yield mark
         except BaseException:
-            self._regretted.add((key, mark))
+            self._regretted[key, mark] = 0
             with contextlib.suppress(StorageFailure):
                 if await self._bucket.take_back(operation, key, mark):
-                    self._regretted.discard((key, mark))
+                    self._regretted.pop((key, mark), None)
             raise
 
     async def _take_back_regretted(self) -> None:
-        """Raises StorageFailure; then what is left is for the next time."""
-        for key, mark in list(self._regretted):
-            await self._bucket.take_back("list", key, mark)
-            self._regretted.discard((key, mark))
+        """Raises StoreAway. A mark that the store refuses to let go is tried some times more and keeps nothing else."""
+        for regret, tries in list(self._regretted.items()):
+            try:
+                await self._bucket.take_back("list", *regret)
+            except StoreAway:
+                raise
+            except StorageFailure:
+                self._regretted[regret] = tries + 1
+                if tries + 1 < _TRIES:
+                    continue
+            self._regretted.pop(regret, None)
 
     async def key_holder(self, key_digest: str) -> JobId | None:
         return await self._decoded("key_holder", keys.idempotency_key(key_digest), decode_key)
