@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 
 from sidecar.core.generation import Generation
 from sidecar.core.job import Job
-from sidecar.core.job_takeover import SILENT_INTERVALS
+from sidecar.core.job_takeover import MOST_REFUSALS, SILENT_INTERVALS
 from sidecar.core.job_upkeep import AT_ONCE, MOST_UNACKNOWLEDGED, JobUpkeep
 from sidecar.domain import ANONYMOUS, JobId, JobRecord
 from sidecar.edge import keys as app_keys
-from sidecar.errors import StorageFailure
-from sidecar.ports import SystemClock
+from sidecar.errors import StorageFailure, StoreAway
+from sidecar.events import EndForgotten, Event
+from sidecar.ports import JobStore, SystemClock
 from sidecar.storages import keys
 from sidecar.storages.job_records import encode_job
 from tests.conftest import Sidecar, StartSidecar
 from tests.fake_kserve import FakeKServe, succeed_when
 from tests.job_store_contract import job, lease, result
-from tests.odd_store import Odd, at, odd
+from tests.odd_store import Odd, at, odd, store_of
+from tests.storage_contract import HeldClock
 from tests.test_jobs import start
 
 __all__ = ["odd"]
@@ -176,3 +181,71 @@ def ended(record: JobRecord, generation: Generation) -> Job:
     ended = Job(record, lease(record), generation)
     ended.result = result(record)
     return ended
+
+
+# --- ends that the store refuses for good -----------------------------------------------------------------------------
+
+
+async def test_an_end_that_the_store_refuses_for_hours_is_given_up_and_told(
+    odd: Odd, tmp_path: Path, generation: Generation
+) -> None:
+    clock, facts, record = HeldClock(), list[Event](), job(SystemClock().now())
+    async with store_of(at(odd), tmp_path / "other") as store:
+        duties = upkeep_of(store.jobs, clock, facts)
+        duties.acknowledge_later(ended(record, generation))
+        odd.refused = {"jobs/done"}
+        for hours in (0, 5):
+            clock.advance(timedelta(hours=hours))
+            with pytest.raises(StorageFailure):
+                await duties.acknowledge()
+        assert (list(duties.unacknowledged), facts) == ([record.job_id], [])
+        clock.advance(timedelta(hours=1))
+        with pytest.raises(StorageFailure):
+            await duties.acknowledge()
+        assert list(duties.unacknowledged) == []
+        (fact,) = facts
+        assert isinstance(fact, EndForgotten)
+        assert (fact.status, fact.hours, "InvalidRequest" in fact.detail) == ("failed", 6.0, True)
+        puts = len(odd.puts)
+        await duties.acknowledge()
+        assert len(odd.puts) == puts
+
+
+async def test_an_outage_counts_for_no_refusal_and_ends_with_the_generation_s_own_life(
+    odd: Odd, tmp_path: Path, generation: Generation
+) -> None:
+    clock, facts, record = HeldClock(), list[Event](), job(SystemClock().now(), life=timedelta(days=1))
+    async with store_of(at(odd), tmp_path / "other") as store:
+        duties = upkeep_of(store.jobs, clock, facts)
+        duties.acknowledge_later(ended(record, generation))
+        odd.is_full = True
+        for hours, waiting in ((0, 1), (20, 1), (4, 0)):
+            clock.advance(timedelta(hours=hours))
+            with pytest.raises(StoreAway):
+                await duties.acknowledge()
+            assert len(duties.unacknowledged) == waiting
+        assert [type(fact) for fact in facts] == [EndForgotten]
+
+
+def upkeep_of(jobs: JobStore, clock: HeldClock, facts: list[Event]) -> JobUpkeep:
+    async def record(_: Job) -> None: ...
+
+    return JobUpkeep(
+        jobs, {}, NO_TAKEOVER, interval=1, record=record, lose=lambda _: None, clock=clock, observer=facts.append
+    )
+
+
+NO_TAKEOVER: Any = None
+
+
+async def test_a_take_over_that_the_store_refuses_is_not_tried_for_ever(odd: Odd, by_hand: Sidecar) -> None:
+    """Such as where a right to write is missing: each try costs requests, at every pod."""
+    silent = replace(job(SystemClock().now()), begun=True)
+    odd.kept[keys.open_job_key(silent.job_id)] = encode_job(silent)
+    odd.refused = {"jobs/done"}
+    takeover = by_hand.app[app_keys.JOBS].takeover
+    with structlog.testing.capture_logs() as logs:
+        for _ in range((SILENT_INTERVALS + 1) * (MOST_REFUSALS + 2)):
+            await takeover.look()
+    assert sum("jobs/done" in key for key in odd.puts) == MOST_REFUSALS
+    assert [entry["event"] for entry in logs].count("gave up recording how a generation ended") == 1

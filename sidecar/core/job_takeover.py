@@ -8,6 +8,7 @@ follow each other: where the store fails in between, it may have refused the hol
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,12 +16,15 @@ from sidecar.core.clock_guard import ClockGuard
 from sidecar.core.job import Job
 from sidecar.core.service import ImageService
 from sidecar.domain import ImageId, JobId, JobRecord, JobResult, Lease, MissingImage, StoredImage, StoredJob
-from sidecar.errors import ImageNotFound, Interrupted, SidecarError, StorageFailure
-from sidecar.events import Crashed, JobEnded, JobTakenOver
+from sidecar.errors import ImageNotFound, Interrupted, SidecarError, StorageFailure, StoreAway
+from sidecar.events import Crashed, EndForgotten, JobEnded, JobTakenOver
 from sidecar.ports import Clock, JobStore, Observer
 
 SILENT_INTERVALS = 3
 UNWANTED_INTERVALS = 40  # ten minutes by default: no pod has the model of a job any more
+
+MOST_REFUSALS = 100
+"""Of one take-over, an hour or two by default; then the store will not take it from this process."""
 
 _ENDED_BEFORE = "The sidecar that worked on it ended before the image was stored."
 _TOO_LATE = "No sidecar could take it before its time was over."
@@ -61,6 +65,8 @@ class JobTakeover:
         self._clock = clock
         self._observer = observer
         self._seen: dict[JobId, _Sighting] = {}
+        self._refusals: Counter[JobId] = Counter()
+        """How often the store has refused to let this process take over each job that is still open."""
 
     async def look(self) -> None:
         """Look once. A job that makes trouble does not keep the others. Raises StorageFailure."""
@@ -71,8 +77,11 @@ class JobTakeover:
             raise
         others = [stored for stored in unfinished if not self._holds(stored.record.job_id)]
         self._seen = {stored.record.job_id: self._sighting(stored) for stored in others}
+        self._refusals = Counter({job_id: self._refusals[job_id] for job_id in self._seen.keys() & self._refusals})
         for stored in others:
             sighting = self._seen.get(stored.record.job_id)
+            if self._refusals[stored.record.job_id] >= MOST_REFUSALS:
+                continue
             if sighting is not None and (stored.lease.released or sighting.looks >= SILENT_INTERVALS):
                 await self._try_to_take_over(stored, sighting.looks)
 
@@ -89,10 +98,22 @@ class JobTakeover:
     async def _try_to_take_over(self, stored: StoredJob, intervals: int) -> None:
         try:
             await self._take_over(stored, intervals)
-        except SidecarError:
+        except SidecarError as error:
             self._seen.pop(stored.record.job_id, None)  # counted by the store, which may refuse renewals as well
+            if isinstance(error, StorageFailure) and not isinstance(error, StoreAway):
+                self._refused(stored, error)
         except Exception as error:
             self._observer(Crashed(what="taking over a job", error=error))
+
+    def _refused(self, stored: StoredJob, failure: StorageFailure) -> None:
+        """Not for ever: a job that no pod may end would cost every pod some requests a minute until it is deleted."""
+        self._refusals[stored.record.job_id] += 1
+        if self._refusals[stored.record.job_id] == MOST_REFUSALS:
+            age = (self._clock.now() - stored.record.created).total_seconds()
+            model = stored.record.requests[0].model
+            self._observer(
+                EndForgotten(model=model, status="unknown", hours=round(age / 3600, 1), detail=failure.detail)
+            )
 
     async def _take_over(self, seen: StoredJob, intervals: int) -> None:
         """After one more look at this job alone, for those before it may have taken a while."""

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sidecar.core.job import Job
 from sidecar.core.job_takeover import SILENT_INTERVALS, JobTakeover
 from sidecar.domain import JobId
-from sidecar.errors import StorageFailure
-from sidecar.events import Crashed
+from sidecar.errors import StorageFailure, StoreAway
+from sidecar.events import Crashed, EndForgotten
 from sidecar.ports import Clock, JobStore, Observer
 
 AT_ONCE = 16
 """Ends that are told to the store at once."""
 MOST_UNACKNOWLEDGED = 1000
 """Each keeps a generation with its prompts in memory."""
+REFUSED_SECONDS = 6 * 3600.0
+"""How long a store that can be reached may refuse to record an end before this process gives up."""
+_LONGEST_PAUSE_SECONDS = 300.0
+
+
+@dataclass(slots=True)
+class _Unrecorded:
+    """Since when (monotonic) an end waits for the store, and since when the store has refused it, if it does."""
+
+    since: float
+    refused_since: float | None = None
 
 
 class JobUpkeep:
@@ -45,6 +56,7 @@ class JobUpkeep:
         self._observer = observer
         self.unacknowledged: dict[JobId, Job] = {}
         """Those that have ended and whose end the store could not take yet."""
+        self._unrecorded: dict[JobId, _Unrecorded] = {}
 
     async def run(self) -> None:
         """Until cancelled. Each duty goes its own way, so that none waits for a store that is slow with another.
@@ -54,16 +66,28 @@ class JobUpkeep:
         soon = self._interval / SILENT_INTERVALS
         async with asyncio.TaskGroup() as duties:
             duties.create_task(self._again_and_again(self.renew, after_a_failure=soon))
-            duties.create_task(self._again_and_again(self.acknowledge, after_a_failure=self._interval))
+            duties.create_task(
+                self._again_and_again(
+                    self.acknowledge, after_a_failure=self._interval, longest_pause=_LONGEST_PAUSE_SECONDS
+                )
+            )
             duties.create_task(self._again_and_again(self._takeover.look, after_a_failure=self._interval))
 
-    async def _again_and_again(self, duty: Callable[[], Awaitable[None]], *, after_a_failure: float) -> None:
+    async def _again_and_again(
+        self, duty: Callable[[], Awaitable[None]], *, after_a_failure: float, longest_pause: float = 0.0
+    ) -> None:
+        """Pauses grow up to `longest_pause` where the store answers and refuses: unlike an outage, that lasts."""
+        refusals = 0
         while True:
             pause = self._interval
             try:
                 await duty()
-            except StorageFailure:
+                refusals = 0
+            except StoreAway:
                 pause = after_a_failure  # counted by the store
+            except StorageFailure:
+                pause = max(after_a_failure, min(longest_pause, after_a_failure * 2.0**refusals))
+                refusals = min(refusals + 1, 10)
             except Exception as error:
                 self._observer(Crashed(what="looking after jobs", error=error))
             await self._clock.sleep(pause)
@@ -105,8 +129,13 @@ class JobUpkeep:
         """Of too many the oldest is forgotten: what it has come to is then told by its images."""
         self.unacknowledged.pop(job.job_id, None)
         self.unacknowledged[job.job_id] = job
+        self._unrecorded.setdefault(job.job_id, _Unrecorded(self._clock.monotonic()))
         while len(self.unacknowledged) > MOST_UNACKNOWLEDGED:
-            del self.unacknowledged[next(iter(self.unacknowledged))]
+            self._forget(next(iter(self.unacknowledged)))
+
+    def _forget(self, job_id: JobId) -> None:
+        self.unacknowledged.pop(job_id, None)
+        self._unrecorded.pop(job_id, None)
 
     async def acknowledge(self) -> None:
         """Tell the store how they ended, some at once; what fails stands behind the others then.
@@ -123,10 +152,35 @@ class JobUpkeep:
         try:
             if job.result is not None:
                 await self._store.acknowledge(job.record, job.result)
+        except StorageFailure as failure:
+            self._failed(job, failure)
+            raise
         except Exception:
             self.acknowledge_later(job)
             raise
-        self.unacknowledged.pop(job.job_id, None)
+        self._forget(job.job_id)
+
+    def _failed(self, job: Job, failure: StorageFailure) -> None:
+        """Try again later, but not for ever: not past the job's own life, and not for days where the store refuses."""
+        self.acknowledge_later(job)
+        waits, now = self._unrecorded[job.job_id], self._clock.monotonic()
+        if isinstance(failure, StoreAway):
+            waits.refused_since = None
+        elif waits.refused_since is None:
+            waits.refused_since = now
+        refused = 0.0 if waits.refused_since is None else now - waits.refused_since
+        life = (job.record.expires - job.record.created).total_seconds()
+        if refused < REFUSED_SECONDS and now - waits.since < life:
+            return
+        self._forget(job.job_id)
+        self._observer(
+            EndForgotten(
+                model=job.model,
+                status=job.result.status if job.result else "unknown",
+                hours=round((now - waits.since) / 3600, 1),
+                detail=failure.detail,
+            )
+        )
 
     def _look_at(self, outcomes: Sequence[object], what: str) -> None:
         """Raises StorageFailure where the store has failed every one of them."""
