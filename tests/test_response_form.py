@@ -40,6 +40,7 @@ def result_in(content_type: str, body: bytes) -> dict[str, Any]:
         ("application/*", JSON),
         (f"{JSON};q=0.9, */*;q=0.1", JSON),
         (f"{JSON}, {EVENTS};q=0", JSON),
+        (f"{JSON}, {EVENTS}; q=0.000", JSON),
         (EVENTS, EVENTS),
         ("text/*", EVENTS),
         (f"{EVENTS}, {JSON};q=0", EVENTS),

@@ -6,6 +6,7 @@ curl, n8n and others do not send. A client that names one of the two gets that o
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from sidecar.edge.asgi_bridge import ASGIApp, Message, Receive, Send
 _JSON, _EVENTS = b"application/json", b"text/event-stream"
 _JSON_RANGES = frozenset({_JSON, b"application/*"})
 _EVENT_RANGES = frozenset({_EVENTS, b"text/*"})
+_REFUSED = re.compile(rb"q=0(?:\.0{0,3})?")
 _BOTH = _JSON + b", " + _EVENTS
 
 
@@ -41,7 +43,7 @@ def _ranges(scope: Any) -> frozenset[bytes]:
     """The media ranges of the Accept header without their parameters (RFC 9110, 12.5.1); refused ones left out."""
     given = b",".join(value for name, value in scope["headers"] if name == b"accept")
     parts = (part.replace(b" ", b"").lower().partition(b";") for part in given.split(b","))
-    return frozenset(name for name, _, parameters in parts if name and parameters not in (b"q=0", b"q=0.0"))
+    return frozenset(name for name, _, parameters in parts if name and not _REFUSED.fullmatch(parameters))
 
 
 def _accepting(scope: Any, media_types: bytes) -> Any:
