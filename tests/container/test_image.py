@@ -39,6 +39,8 @@ async def test_a_locked_up_container_generates_serves_and_stops(
             stored = result.structured_content["images"][0]
             async with session.get(stored["url"]) as response:
                 assert (response.status, len(await response.read())) == (200, stored["size_bytes"])
+        async with session.get(f"{container.url.replace('127.0.0.1', '[::1]')}/livez") as response:
+            assert response.status == 200  # the image listens on IPv4 and IPv6
     assert container.execute("mcp-image-sidecar", "healthcheck").returncode == 0
     assert container.execute("id", "-u").stdout.strip() == str(UID)
     assert "Read-only" in container.execute("touch", "/opt/sidecar/x", check=False).stderr
