@@ -102,7 +102,10 @@ class OnceFiles:
         try:
             return self._tree.unlink(key) is not None
         except (IsADirectoryError, PermissionError):  # as macOS says it
-            if not self._is_directory(key):
+            status = self._tree.status(key)
+            if status is None:  # another process has removed it meanwhile
+                return False
+            if not stat.S_ISDIR(status.st_mode):
                 raise
         removed = self._tree.unlink(f"{key}/{_INNER}") is not None
         with contextlib.suppress(OSError):  # another process has just made it anew
