@@ -28,9 +28,9 @@ class Server:
 
     @property
     def cpu_seconds(self) -> float:
-        """User and system time of all its threads so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        """User and system time so far, of all its threads and of its children, such as the one that decodes."""
+        pids = [self.process.pid, *_children(self.process.pid)]
+        return sum(_cpu_ticks(pid) for pid in pids) / _TICKS
 
     @property
     def loop_seconds(self) -> float:
@@ -132,3 +132,14 @@ def peer(endpoint: str, work: Path) -> Iterator[Server]:
     given = {"KSERVE_ENDPOINT": endpoint, "STORAGE_PATH": str(work / "peer")}
     with server("peer", command, given, work / "peer.log") as started:
         yield started
+
+
+def _children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for file in found for child in file.read_text().split()]
+
+
+def _cpu_ticks(pid: int) -> int:
+    """Its own, and of its children those that have ended and were waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(int(ticks) for ticks in fields[11:15])
