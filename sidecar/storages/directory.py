@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 _DEADLINE_SECONDS = 30.0
 _THREADS = 8
-_TRIES = 3
+_TRIES = 10  # of making a shard that other pods tidy away while it is empty
 WITHOUT_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EMLINK})
 """How file systems say that they have no hard links."""
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
